@@ -1,0 +1,149 @@
+# make             build bin/jadevectordb and bin/jadevectordb-cli (BUILD=release)
+# make run         install what is missing (Debian, root), build, start the daemon on ./data
+# make test        install what the tests need, build, run every test (unit and end to end)
+# make unit        the unit tests alone;  make unit T=wal  only files whose name contains "wal"
+# make e2e         the tests against the running daemon alone;  E2E_ARGS="-k restart"
+# make check       unit and end-to-end tests under ASan+UBSan, then under TSan
+# make bench       benchmarks; ratios measured side by side in one run
+# make install     DESTDIR= PREFIX=/usr/local: programs, unit files, configuration, man pages
+# make format      clang-format everything;  make lint  says what is not formatted
+# make clean       remove build/ and bin/
+#
+# BUILD = release | debug | asan | tsan; each has its own build/ folder.  CC=clang works too.
+# V=1 shows the commands.
+
+BUILD   ?= release
+PREFIX  ?= /usr/local
+DESTDIR ?=
+O       := build/$(BUILD)
+Q       := $(if $(V),,@)
+VERSION := $(shell cat VERSION)
+
+SERVER_PACKAGES := gcc make pkg-config libc6-dev libmicrohttpd-dev libjansson-dev libuv1-dev \
+                   libmimalloc-dev libcurl4-openssl-dev
+TEST_PACKAGES   := libcmocka-dev python3 python3-pytest python3-numpy python3-requests curl jq \
+                   lsof procps
+
+ARCH := $(shell $(CC) -dumpmachine)
+CFLAGS  ?=
+CFLAGS  += -std=c17 -D_GNU_SOURCE -I. -g -MMD -MP -pthread -fPIE -ffp-contract=off
+CFLAGS  += -DJADEVECTORDB_VERSION='"$(VERSION)"'
+CFLAGS  += -Wall -Wextra -Wshadow -Wstrict-prototypes -Wmissing-prototypes -Wpointer-arith -Wvla
+LDFLAGS += -pthread -pie
+
+HARDEN := -fstack-protector-strong -fstack-clash-protection -ftrivial-auto-var-init=zero
+CFLAGS_release := -O2 -D_FORTIFY_SOURCE=3 $(HARDEN)
+CFLAGS_debug   := -O1
+CFLAGS_asan    := -O1 -fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer
+CFLAGS_tsan    := -O1 -fsanitize=thread
+CFLAGS         += $(CFLAGS_$(BUILD))
+LDFLAGS        += $(filter -fsanitize%,$(CFLAGS_$(BUILD)))
+LDFLAGS        += -Wl,-z,relro,-z,now,-z,noexecstack,-z,separate-code
+
+# mimalloc comes first, so that it is the allocator of everything; sanitizers bring their own.
+MIMALLOC := $(if $(filter asan tsan,$(BUILD)),,-Wl,--push-state,--no-as-needed -lmimalloc -Wl,--pop-state)
+DAEMON_LIBS = $(MIMALLOC) -lmicrohttpd -luv -ljansson -lm
+CLI_LIBS    = $(MIMALLOC) -lcurl -ljansson -lm
+
+LIB_SRC    := $(wildcard storage/*.c storage/*/*.c api/*.c config/*.c)
+SERVER_SRC := $(wildcard server/*.c)
+CLI_SRC    := $(wildcard server/cli/*.c)
+TEST_SRC   := $(wildcard tests/*/test_*.c tests/*/*/test_*.c)
+BENCH_SRC  := $(wildcard bench/*.c)
+obj         = $(patsubst %.c,$(O)/%.o,$(1))
+bin         = $(patsubst %.c,$(O)/%,$(1))
+PROGRAMS   := $(O)/jadevectordb $(O)/jadevectordb-cli
+
+all: $(PROGRAMS)
+	@mkdir -p bin
+	@for p in $(PROGRAMS); do ln -f $$p bin/ 2>/dev/null || cp -f $$p bin/; done
+
+$(O)/jadevectordb: $(call obj,$(SERVER_SRC)) $(O)/libjadevectordb.a
+	$(LINK) $(DAEMON_LIBS)
+$(O)/jadevectordb-cli: $(call obj,$(CLI_SRC)) $(O)/libjadevectordb.a
+	$(LINK) $(CLI_LIBS)
+$(O)/libjadevectordb.a: $(call obj,$(LIB_SRC))
+$(call bin,$(TEST_SRC)): $(O)/%: $(O)/%.o $(O)/libjadevectordb.a
+	$(LINK) $(MIMALLOC) -lcmocka -ljansson -lm
+$(call bin,$(BENCH_SRC)): $(O)/%: $(O)/%.o $(O)/libjadevectordb.a
+	$(LINK) $(MIMALLOC) -ljansson -lcurl -lm
+
+# One file per instruction set; storage/kernel/kernel.c decides at run time.
+ifneq (,$(findstring x86_64,$(ARCH)))
+$(O)/storage/kernel/kernel_avx2.o:   CFLAGS += -mavx2
+$(O)/storage/kernel/kernel_avx512.o: CFLAGS += -mavx512f -mavx512dq
+endif
+# The OpenAPI document is embedded as it stands.
+$(O)/api/openapi.o: api/openapi.json
+
+LINK = $(if $(Q),@echo "  LD    $@";) $(CC) $(LDFLAGS) -o $@ $(filter %.o %.a,$^)
+$(O)/%.o: %.c
+	@mkdir -p $(@D)
+	$(if $(Q),@echo "  CC    $<")
+	$(Q)$(CC) $(CFLAGS) -c -o $@ $<
+$(O)/%.a:
+	$(if $(Q),@echo "  AR    $@")
+	$(Q)rm -f $@ && $(AR) rcs $@ $^
+
+# ---- set-up: only what is missing, and only where apt-get is ----
+define need
+	@missing=; for p in $(1); do dpkg-query -W -f='$${Status}' $$p 2>/dev/null | grep -q 'ok installed' \
+	    || missing="$$missing $$p"; done; \
+	if [ -n "$$missing" ]; then \
+	    command -v apt-get >/dev/null || { echo "please install:$$missing"; exit 1; }; \
+	    echo "installing:$$missing"; \
+	    { apt-get update -q && DEBIAN_FRONTEND=noninteractive \
+	      apt-get install -y -q --no-install-recommends $$missing; } >build-deps.log 2>&1 \
+	      || { tail -20 build-deps.log; exit 1; }; rm -f build-deps.log; \
+	fi
+endef
+deps:
+	$(call need,$(SERVER_PACKAGES))
+test-deps: deps
+	$(call need,$(TEST_PACKAGES))
+
+run: deps
+	@$(MAKE) --no-print-directory all
+	@scripts/run.sh
+
+# ---- tests ----
+unit-programs: $(call bin,$(TEST_SRC))
+unit: unit-programs
+	@scripts/run-unit-tests.sh $(strip $(foreach t,$(call bin,$(TEST_SRC)),$(if $(findstring $(T),$(t)),$(t))))
+e2e: all
+	@scripts/run-e2e-tests.sh $(O) $(E2E_ARGS)
+test: test-deps
+	@$(MAKE) --no-print-directory all unit-programs
+	@scripts/run-all-tests.sh $(O)
+check: test-deps
+	@scripts/check.sh
+
+bench: all $(call bin,$(BENCH_SRC))
+	@scripts/bench.sh $(O)
+
+# ---- the rest ----
+install: all
+	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/share/doc/jadevectordb \
+	    $(DESTDIR)$(PREFIX)/lib/systemd/system $(DESTDIR)$(PREFIX)/lib/sysusers.d \
+	    $(DESTDIR)$(PREFIX)/lib/tmpfiles.d $(DESTDIR)/etc/jadevectordb
+	install -m 755 $(PROGRAMS) $(DESTDIR)$(PREFIX)/bin
+	sed 's|@PREFIX@|$(PREFIX)|g' systemd/jadevectordb.service \
+	    >$(DESTDIR)$(PREFIX)/lib/systemd/system/jadevectordb.service
+	install -m 644 systemd/jadevectordb.sysusers $(DESTDIR)$(PREFIX)/lib/sysusers.d/jadevectordb.conf
+	install -m 644 systemd/jadevectordb.tmpfiles $(DESTDIR)$(PREFIX)/lib/tmpfiles.d/jadevectordb.conf
+	test -e $(DESTDIR)/etc/jadevectordb/config.json || \
+	    install -m 644 config/production-balanced.json $(DESTDIR)/etc/jadevectordb/config.json
+	install -m 644 README.md LICENSE $(DESTDIR)$(PREFIX)/share/doc/jadevectordb
+C_FILES = $(shell git ls-files '*.c' '*.h')
+format:
+	clang-format -i $(C_FILES)
+lint:
+	@clang-format --dry-run -Werror $(C_FILES)
+help:
+	@sed -n '/^#/!q;s/^# \{0,1\}//p' Makefile
+clean:
+	rm -rf build bin
+
+-include $(shell find $(O) -name '*.d' 2>/dev/null)
+.PHONY: all deps test-deps run unit unit-programs e2e test check bench install format lint help clean
+.SECONDARY:

@@ -1,0 +1,38 @@
+/*
+ * file.h - the system calls that persistence is made of, with their short results and EINTR handled.
+ *
+ * Every write, sync, truncation, allocation and rename of the storage layer goes through here.
+ * Functions return 0 or an errno; callers turn it into an err with the name that means something.
+ * Any thread.
+ */
+#ifndef STORAGE_BASE_FILE_H
+#define STORAGE_BASE_FILE_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/uio.h>
+
+#include "storage/base/err.h"
+
+/* Open `name` below the directory `dir_fd`: O_CLOEXEC and O_NOFOLLOW are added, and anything but
+ * a regular file is refused (EINVAL).  On success *fd is the caller's. */
+MUST_CHECK int file_open(int dir_fd, const char *name, int flags, int *fd);
+void file_close(int fd); /* -1 is fine */
+
+MUST_CHECK int file_read(int fd, void *to, size_t len, uint64_t at);  /* short file: EIO */
+MUST_CHECK int file_write(int fd, const void *from, size_t len, uint64_t at);
+/* Gather write; may change iov[]. */
+MUST_CHECK int file_writev(int fd, struct iovec *iov, int count, uint64_t at);
+MUST_CHECK int file_size(int fd, uint64_t *bytes);
+
+/* Make bytes [at, at + len) really there, so that a later write cannot find the disk full.  On
+ * failure the file is cut back to its old size (ext4 keeps what a failed fallocate got). */
+MUST_CHECK int file_allocate(int fd, uint64_t at, uint64_t len);
+MUST_CHECK int file_truncate(int fd, uint64_t bytes);
+MUST_CHECK int file_datasync(int fd);
+MUST_CHECK int file_sync(int fd); /* also for a directory */
+MUST_CHECK int file_rename(int dir_fd, const char *from, const char *to);
+MUST_CHECK int file_unlink(int dir_fd, const char *name); /* a missing file is success */
+
+#endif

@@ -1,0 +1,115 @@
+/*
+ * database.h - one open database: its write path and its read path.
+ *
+ * A struct database comes from service_acquire() and stays open until service_release().
+ *
+ * WRITES go through one writer at a time: append to the log, store, publish.  They return when the
+ * write is visible; it is durable when database_await() says so.  A reader may therefore see a
+ * write shortly before it is durable; the writer's own answer waits.
+ *
+ * READS take no lock: a struct reader is a snapshot (everything up to reader.lsn, nothing later,
+ * batches whole) that neither writers, checkpoints nor growth disturb.  Keep it short: it holds
+ * back the reuse of space.
+ *
+ * `may_block` false: ERR_WOULD_BLOCK instead of waiting for a lock or doing more than about 200 us
+ * of work, with nothing done; call again on a thread that may wait.
+ *
+ * Any thread, unless said otherwise.
+ */
+#ifndef STORAGE_DATABASE_H
+#define STORAGE_DATABASE_H
+
+#include "storage/types.h"
+
+struct database;
+
+const struct schema *database_schema(const struct database *db);
+const char *database_name(const struct database *db);
+
+/* ---- writes ---- */
+
+struct row_input {
+    struct vector_id id;    /* in; out when assign_id                                            */
+    bool assign_id;         /* the server picks the next free integer                            */
+    const float *vector;    /* `dimension` finite floats                                         */
+    const char *metadata;   /* JSON object text, validated by the caller; NULL or "{}" for none  */
+    uint32_t metadata_bytes;
+    bool replaced; /* out: a row with this id existed                                            */
+};
+
+/* Upsert all `count` rows or none: one log record, one LSN.  Rows are applied in order; the last of
+ * equal ids stays.  `dimension` is the length of every vector, to be checked against the schema.
+ * ERR_DIMENSION_MISMATCH, ERR_INVALID_VECTOR (a number is not finite), ERR_INVALID_REQUEST
+ * (metadata too long), ERR_STORAGE_FULL, ERR_READ_ONLY, ERR_NOMEM, ERR_WOULD_BLOCK. */
+MUST_CHECK enum err_code database_put(struct database *db, struct row_input *rows, size_t count,
+                                      size_t dimension, bool may_block, uint64_t *lsn,
+                                      struct err *err);
+
+/* Delete every id that exists, atomically; *deleted says how many did.  With *deleted == 0 nothing
+ * was logged and *lsn is the current one. */
+MUST_CHECK enum err_code database_delete(struct database *db, const struct vector_id *ids,
+                                         size_t count, bool may_block, size_t *deleted,
+                                         uint64_t *lsn, struct err *err);
+
+/* Called once, on a syncer thread, when the write is durable (ERR_OK) or never will be. */
+typedef void database_durable_fn(void *ctx, enum err_code rc);
+
+/* True: everything up to `lsn` is durable already (or need not be: periodic durability, in-memory
+ * engine) and fn will not be called.  False: fn(ctx, rc) will be called, possibly before this
+ * returns.  The database must stay acquired until then. */
+bool database_await(struct database *db, uint64_t lsn, enum durability durability,
+                    database_durable_fn *fn, void *ctx);
+/* The same, waiting.  ERR_READ_ONLY: the log could not be synced. */
+MUST_CHECK enum err_code database_wait(struct database *db, uint64_t lsn, struct err *err);
+
+/* ---- reads ---- */
+
+struct reader {
+    const struct database *db;
+    const void *view; /* private to storage: the mappings this snapshot looks through */
+    uint64_t lsn;     /* the snapshot                                                  */
+    uint64_t now_ms;  /* one wall time for every expiry test                           */
+};
+
+void reader_begin(struct database *db, struct reader *r);
+void reader_end(struct reader *r); /* rows got from it are gone */
+
+/* ERR_VECTOR_NOT_FOUND, ERR_CORRUPT (never a wrong row). */
+MUST_CHECK enum err_code reader_get(struct reader *r, const struct vector_id *id, struct row *row,
+                                    struct err *err);
+/* Rows that are live in this snapshot: exact. */
+uint64_t reader_count(struct reader *r);
+
+/* Called for each row in id order; return false to stop. */
+typedef bool reader_row_fn(void *ctx, const struct row *row);
+/* Rows with an id greater than `after` (NULL: from the start), at most `limit`, in id order;
+ * `prefix` (may be NULL) keeps string ids that start with it.  *more: rows are left.
+ * The row pointers given to fn are valid until reader_end(). */
+MUST_CHECK enum err_code reader_list(struct reader *r, const struct vector_id *after,
+                                     const char *prefix, size_t prefix_bytes, size_t limit,
+                                     reader_row_fn *fn, void *ctx, bool *more, struct err *err);
+
+struct search_query {
+    const float *vector; /* `dimension` finite floats                      */
+    size_t top_k;        /* 1 .. 10000                                     */
+    size_t offset;       /* results to skip; top_k + offset <= 20000       */
+    bool has_min_score;
+    double min_score;
+    bool has_max_distance;
+    double max_distance;
+    const struct vector_id *exclude; /* may be NULL */
+};
+
+struct search_hit {
+    struct row row;  /* valid until reader_end()                                             */
+    double distance; /* lower is nearer: 1-cos, L2, -dot, L1                                 */
+    double score;    /* higher is nearer: cos, 1/(1+L2), dot, 1/(1+L1)                       */
+};
+
+/* Exact: the nearest rows of this snapshot by (distance, id), distances in float64, the same on
+ * every machine.  `hits` has room for top_k.  ERR_WOULD_BLOCK when the scan is long. */
+MUST_CHECK enum err_code reader_search(struct reader *r, const struct search_query *query,
+                                       bool may_block, struct search_hit *hits, size_t *count,
+                                       struct err *err);
+
+#endif

@@ -1,0 +1,102 @@
+/*
+ * service.h - the verbs of the product: databases by name.  The only door for api/.
+ *
+ * Any thread, except that service_open() and service_close() must not race with anything.
+ * `may_block` as in database.h.
+ */
+#ifndef STORAGE_SERVICE_H
+#define STORAGE_SERVICE_H
+
+#include "storage/database.h"
+
+struct service;
+
+enum engine_kind { ENGINE_PERSISTENT, ENGINE_MEMORY };
+
+struct service_options {
+    enum engine_kind engine;
+    const char *storage_path; /* borrowed during service_open() */
+    size_t max_open_files;    /* 5 .. 1000 */
+    uint32_t flush_interval_seconds; /* 0: only by hand, by log size and at shutdown */
+    bool auto_flush;                 /* false: as if the interval were 0             */
+    uint32_t wal_sync_interval_ms;   /* periodic durability */
+    uint64_t wal_bytes_max;          /* per database, before a checkpoint is forced */
+};
+
+/* Everything after the directory lock (server/daemon.c).  ERR_IO and friends name the path. */
+MUST_CHECK enum err_code service_open(const struct service_options *options, struct service **out,
+                                      struct err *err);
+/* Checkpoint everything and free it.  An error is reported, but all is freed anyway: the logs hold
+ * what could not be flushed.  NULL is fine. */
+enum err_code service_close(struct service *svc, struct err *err);
+
+/* ---- databases ---- */
+
+/* *created: false if `if_missing` and a database with the same schema exists.
+ * ERR_INVALID_NAME, ERR_DATABASE_EXISTS, ERR_CONFLICT (if_missing, but another schema). */
+MUST_CHECK enum err_code service_create(struct service *svc, const char *name,
+                                        const struct schema *schema, bool if_missing, bool *created,
+                                        struct err *err);
+MUST_CHECK enum err_code service_drop(struct service *svc, const char *name, struct err *err);
+
+/* Pin a database, opening it if need be.  Give it back with service_release().
+ * ERR_INVALID_NAME, ERR_DATABASE_NOT_FOUND, ERR_QUARANTINED, ERR_OVERLOADED, ERR_WOULD_BLOCK. */
+MUST_CHECK enum err_code service_acquire(struct service *svc, const char *name, bool may_block,
+                                         struct database **out, struct err *err);
+void service_retain(struct database *db); /* one more release is due */
+void service_release(struct database *db);
+
+struct database_info {
+    char name[NAME_BYTES_MAX + 1];
+    struct schema schema; /* options owned: database_info_deinit() */
+    bool open;
+    bool quarantined;
+    char reason[160]; /* why it is quarantined */
+    uint64_t vector_count;
+    uint64_t deleted_count; /* dead rows whose slots are not reused yet */
+    uint64_t last_lsn;
+    uint64_t durable_lsn;
+    uint64_t file_bytes; /* .jvdb                                      */
+    uint64_t live_bytes; /* what the live rows need of it              */
+    uint64_t wal_bytes;
+    uint64_t last_flush_at_ms; /* wall time, 0 = never in this process */
+    double last_flush_ms;
+};
+void database_info_deinit(struct database_info *info);
+
+/* Of a closed database too, without opening it when its counts are known; else ERR_WOULD_BLOCK or
+ * open it. */
+MUST_CHECK enum err_code service_info(struct service *svc, const char *name, bool may_block,
+                                      struct database_info *info, struct err *err);
+/* In name order, names greater than `after` (NULL: from the start) that start with `prefix` (may be
+ * NULL), at most `limit`.  *infos is an array to be given to service_list_free(). *total counts all
+ * databases with that prefix; *more: some are left behind the last. */
+MUST_CHECK enum err_code service_list(struct service *svc, const char *after, const char *prefix,
+                                      size_t limit, bool may_block, struct database_info **infos,
+                                      size_t *count, size_t *total, bool *more, struct err *err);
+void service_list_free(struct database_info *infos, size_t count);
+
+/* Checkpoint: returns when the .jvdb alone holds everything acknowledged before the call.
+ * Both block. */
+MUST_CHECK enum err_code service_flush(struct service *svc, const char *name, double *duration_ms,
+                                       struct err *err);
+MUST_CHECK enum err_code service_flush_all(struct service *svc, size_t *flushed,
+                                           double *duration_ms, struct err *err);
+
+struct service_stats {
+    uint64_t databases, vectors, quarantined;
+    uint64_t bytes;     /* of all .jvdb files (persistent) or of memory (in-memory) */
+    uint64_t wal_bytes; /* of all logs */
+    uint64_t open_files, max_open_files; /* open_files: databases mapped plus descriptors on them */
+    uint64_t lru_hits, lru_misses, lru_evictions;
+    double lru_evictions_per_minute; /* over the last minute */
+    uint64_t flushes;
+    double last_flush_ms;
+    uint64_t last_flush_at_ms;
+    uint32_t flush_interval_seconds;
+    uint64_t disk_free_bytes, disk_total_bytes; /* 0 for the in-memory engine */
+};
+void service_stats(struct service *svc, struct service_stats *stats);
+bool service_is_persistent(const struct service *svc);
+
+#endif
