@@ -20,7 +20,7 @@ Q       := $(if $(V),,@)
 VERSION := $(shell cat VERSION)
 
 SERVER_PACKAGES := gcc make pkg-config libc6-dev libmicrohttpd-dev libjansson-dev libuv1-dev \
-                   libmimalloc-dev libcurl4-openssl-dev
+                   libmimalloc-dev libcurl4-openssl-dev nettle-dev
 TEST_PACKAGES   := libcmocka-dev python3 python3-pytest python3-numpy python3-requests curl jq \
                    lsof procps
 
@@ -42,7 +42,7 @@ LDFLAGS        += -Wl,-z,relro,-z,now,-z,noexecstack,-z,separate-code
 
 # mimalloc comes first, so that it is the allocator of everything; sanitizers bring their own.
 MIMALLOC := $(if $(filter asan tsan,$(BUILD)),,-Wl,--push-state,--no-as-needed -lmimalloc -Wl,--pop-state)
-DAEMON_LIBS = $(MIMALLOC) -lmicrohttpd -luv -ljansson -lm
+DAEMON_LIBS = $(MIMALLOC) -lmicrohttpd -luv -ljansson -lnettle -lm
 CLI_LIBS    = $(MIMALLOC) -lcurl -ljansson -lm
 
 LIB_SRC    := $(wildcard storage/*.c storage/*/*.c api/*.c config/*.c)
@@ -64,7 +64,7 @@ $(O)/jadevectordb-cli: $(call obj,$(CLI_SRC)) $(O)/libjadevectordb.a
 	$(LINK) $(CLI_LIBS)
 $(O)/libjadevectordb.a: $(call obj,$(LIB_SRC))
 $(call bin,$(TEST_SRC)): $(O)/%: $(O)/%.o $(O)/libjadevectordb.a
-	$(LINK) $(MIMALLOC) -lcmocka -ljansson -lm
+	$(LINK) $(MIMALLOC) -lcmocka -ljansson -lnettle -lm
 $(call bin,$(BENCH_SRC)): $(O)/%: $(O)/%.o $(O)/libjadevectordb.a
 	$(LINK) $(MIMALLOC) -ljansson -lcurl -lm
 

@@ -31,21 +31,25 @@
 struct api_route; /* api/router.c */
 
 struct api_options {
-    uint64_t max_body_bytes;  /* of a buffered body */
+    uint64_t max_body_bytes;   /* of a buffered body */
     const char *api_keys_file; /* NULL: no keys, everybody is admin */
     const char *cors_origins;
     uint32_t slow_query_ms;
     const char *export_path;
+    uint64_t rate_limit_per_key; /* requests/s, 0: none */
+    /* Of a new database that does not say; 0 rows: 10000. */
+    uint64_t initial_capacity;
+    enum durability durability;
 };
 
 /* What handlers need to know of the process; read-only for them. */
 struct api_app {
     struct service *service;
     struct api_options options;
-    uint64_t started_ns;          /* clock_ns() at start                       */
-    _Atomic int ready;            /* /ready answers 200                        */
-    _Atomic int draining;         /* every answer says Connection: close       */
-    struct api_auth *auth;        /* NULL without keys                         */
+    uint64_t started_ns;   /* clock_ns() at start                       */
+    _Atomic int ready;     /* /ready answers 200                        */
+    _Atomic int draining;  /* every answer says Connection: close       */
+    struct api_auth *auth; /* NULL without keys                         */
     /* Gauges that the server owns; set before the first request. */
     size_t (*connection_count)(void *ctx);
     void *connection_ctx;
@@ -53,18 +57,23 @@ struct api_app {
 
 enum api_next { API_DONE, API_BODY, API_STREAM, API_DEFER };
 
-enum { API_PARAMS_MAX = 4 };
+enum { API_PARAMS_MAX = 4, API_HEADERS_MAX = 8 };
+
+struct api_header {
+    const char *name;  /* static text                     */
+    const char *value; /* static, or lives until api_end() */
+};
 
 struct api_request {
     /* Set by the server before api_begin(); borrowed until api_end(). */
-    const char *method;         /* "GET" */
-    const char *path;           /* raw, percent-encoded, without the query; decoded after routing */
-    const char *query;          /* raw text behind '?', or NULL          */
-    const char *content_type;   /* header values, or NULL                */
+    const char *method;       /* "GET" */
+    const char *path;         /* raw, percent-encoded, without the query; decoded after routing */
+    const char *query;        /* raw text behind '?', or NULL          */
+    const char *content_type; /* header values, or NULL                */
     const char *content_encoding;
     const char *authorization;
-    const char *api_key;        /* X-API-Key    */
-    const char *request_id;     /* X-Request-Id of the client, or NULL */
+    const char *api_key;    /* X-API-Key    */
+    const char *request_id; /* X-Request-Id of the client, or NULL */
     const char *accept;
     const char *origin;
     bool has_content_length;
@@ -85,7 +94,8 @@ struct api_request {
         char *text; /* decoded, NUL-terminated, in the arena */
         size_t len;
     } params[API_PARAMS_MAX];
-    void *stream;          /* state of a streamed body or of a streamed answer */
+    void *stream; /* state of a streamed body or of a streamed answer */
+    void (*stream_free)(void *stream);
     enum err_code feed_rc; /* first failure of api_feed() */
     struct err feed_err;
     uint64_t begun_ns;
@@ -96,11 +106,14 @@ struct api_response {
     const char *content_type; /* static text */
     struct buf body;
     char request_id[65];
-    char allow[96];              /* value of Allow, or "" */
-    char warning[128];           /* value of Warning, or "" */
-    char etag[32];               /* value of ETag, or "" */
-    uint32_t retry_after_seconds; /* 0: none */
-    bool close;                  /* Connection: close behind it */
+    char allow[96];                             /* value of Allow, or "" */
+    char warning[128];                          /* value of Warning, or "" */
+    char etag[32];                              /* value of ETag, or "" */
+    uint32_t retry_after_seconds;               /* 0: none */
+    bool close;                                 /* Connection: close behind it */
+    struct api_header headers[API_HEADERS_MAX]; /* further headers (CORS, WWW-Authenticate) */
+    size_t header_count;
+    char details[160]; /* JSON object text for "details" of an error, or "" */
 
     /* Not NULL: `body` is the first piece; call produce() on a worker for each next one, which
      * appends to *out; *done says that this was the last.  An error ends the connection: a client
@@ -111,6 +124,10 @@ struct api_response {
     struct database *wait_db; /* acquired once more */
     uint64_t wait_lsn;
     enum durability wait_durability;
+    /* Private to api_wait(). */
+    void (*wait_done)(void *ctx);
+    void *wait_ctx;
+    enum err_code wait_rc;
 };
 
 /* Tear everything down with api_app_deinit(). */
@@ -132,7 +149,8 @@ enum api_next api_dispatch(struct api_app *app, struct api_request *req, struct 
 bool api_wait(struct api_response *res, struct api_request *req, void (*done)(void *ctx),
               void *ctx);
 
-/* Fill *res with the error body {"error":{"code","message","request_id"}}: any answer under way is dropped. */
+/* Fill *res with the error body {"error":{"code","message","request_id"}}: any answer under way is
+ * dropped. */
 void api_fail(struct api_request *req, struct api_response *res, const struct err *err);
 /* For errors that the server itself finds (a bad request line, a body that is too long). */
 void api_fail_code(struct api_request *req, struct api_response *res, enum err_code code,
