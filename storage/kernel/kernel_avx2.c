@@ -1,0 +1,110 @@
+/* kernel_avx2.c - the distances with AVX2: lanes 0-3 and 4-7.  Compiled with -mavx2. */
+#if defined(__x86_64__)
+
+#include <immintrin.h>
+
+#include "storage/kernel/kernel.h"
+#include "storage/kernel/kernel_lanes.h"
+
+struct sums {
+    __m256d low, high; /* partial sums 0-3 and 4-7 */
+};
+
+KERNEL_INLINE struct sums zero(void)
+{
+    return (struct sums){_mm256_setzero_pd(), _mm256_setzero_pd()};
+}
+
+KERNEL_INLINE __m256d term_of(enum kernel_term term, __m256d x, __m256d y)
+{
+    if (term == TERM_DOT) return _mm256_mul_pd(x, y);
+    const __m256d d = _mm256_sub_pd(x, y);
+    return term == TERM_L2SQ ? _mm256_mul_pd(d, d) : _mm256_andnot_pd(_mm256_set1_pd(-0.0), d);
+}
+
+/* One block of eight elements. */
+KERNEL_INLINE void add(enum kernel_term term, struct sums *s, const float *a, const float *b)
+{
+    const __m256d x = _mm256_cvtps_pd(_mm_loadu_ps(a)), y = _mm256_cvtps_pd(_mm_loadu_ps(b));
+    const __m256d z = _mm256_cvtps_pd(_mm_loadu_ps(a + 4)),
+                  w = _mm256_cvtps_pd(_mm_loadu_ps(b + 4));
+    s->low = _mm256_add_pd(s->low, term_of(term, x, y));
+    s->high = _mm256_add_pd(s->high, term_of(term, z, w));
+}
+
+KERNEL_INLINE double fold(const struct sums *s)
+{
+    double lanes[KERNEL_LANES];
+    _mm256_storeu_pd(lanes, s->low);
+    _mm256_storeu_pd(lanes + 4, s->high);
+    return kernel_fold(lanes);
+}
+
+KERNEL_INLINE double sum(enum kernel_term term, const float *a, const float *b, size_t n)
+{
+    struct sums s = zero();
+    size_t i = 0;
+    for (; i + KERNEL_LANES <= n; i += KERNEL_LANES)
+        add(term, &s, a + i, b + i);
+    if (i < n) {
+        float tail_a[KERNEL_LANES], tail_b[KERNEL_LANES];
+        kernel_pad(tail_a, a + i, n - i);
+        kernel_pad(tail_b, b + i, n - i);
+        add(term, &s, tail_a, tail_b);
+    }
+    return fold(&s);
+}
+
+static double dot(const float *a, const float *b, size_t dimension)
+{
+    return sum(TERM_DOT, a, b, dimension);
+}
+
+static double l2sq(const float *a, const float *b, size_t dimension)
+{
+    return sum(TERM_L2SQ, a, b, dimension);
+}
+
+static double l1(const float *a, const float *b, size_t dimension)
+{
+    return sum(TERM_L1, a, b, dimension);
+}
+
+static double dot_norm(const float *a, const float *b, size_t dimension, double *b_norm2)
+{
+    struct sums ab = zero(), bb = zero();
+    size_t i = 0;
+    for (; i + KERNEL_LANES <= dimension; i += KERNEL_LANES) {
+        add(TERM_DOT, &ab, a + i, b + i);
+        add(TERM_DOT, &bb, b + i, b + i);
+    }
+    if (i < dimension) {
+        float tail_a[KERNEL_LANES], tail_b[KERNEL_LANES];
+        kernel_pad(tail_a, a + i, dimension - i);
+        kernel_pad(tail_b, b + i, dimension - i);
+        add(TERM_DOT, &ab, tail_a, tail_b);
+        add(TERM_DOT, &bb, tail_b, tail_b);
+    }
+    *b_norm2 = fold(&bb);
+    return fold(&ab);
+}
+
+static bool supported(void)
+{
+    return __builtin_cpu_supports("avx2");
+}
+
+const struct kernel_set kernel_avx2 = {
+    .name = "avx2",
+    .supported = supported,
+    .dot = dot,
+    .l2sq = l2sq,
+    .l1 = l1,
+    .dot_norm = dot_norm,
+};
+
+#else
+
+typedef int kernel_avx2_is_for_other_machines;
+
+#endif

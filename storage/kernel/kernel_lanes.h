@@ -1,0 +1,33 @@
+/*
+ * kernel_lanes.h - what the kernels share: the three terms by name, and the ends of a vector.
+ *
+ * Private to storage/kernel.  Everything is static and forced inline: the files that include this
+ * are compiled for different CPUs, and no function may be shared between them by the linker.
+ */
+#ifndef STORAGE_KERNEL_KERNEL_LANES_H
+#define STORAGE_KERNEL_KERNEL_LANES_H
+
+#include <stddef.h>
+
+#define KERNEL_INLINE static inline __attribute__((always_inline))
+
+enum { KERNEL_LANES = 8 };
+
+/* What is added up for a pair of elements: a*b, (a-b)^2, |a-b|. */
+enum kernel_term { TERM_DOT, TERM_L2SQ, TERM_L1 };
+
+/* The last count < 8 elements as a full block.  Its zeros add +0.0 to sums that are never -0.0,
+ * which changes no bit. */
+KERNEL_INLINE void kernel_pad(float block[KERNEL_LANES], const float *from, size_t count)
+{
+    for (size_t i = 0; i < KERNEL_LANES; i++)
+        block[i] = i < count ? from[i] : 0.0f;
+}
+
+/* The order of the last additions is part of the contract (kernel.h). */
+KERNEL_INLINE double kernel_fold(const double s[KERNEL_LANES])
+{
+    return ((s[0] + s[4]) + (s[2] + s[6])) + ((s[1] + s[5]) + (s[3] + s[7]));
+}
+
+#endif
