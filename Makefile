@@ -31,7 +31,10 @@ CFLAGS  += -DJADEVECTORDB_VERSION='"$(VERSION)"'
 CFLAGS  += -Wall -Wextra -Wshadow -Wstrict-prototypes -Wmissing-prototypes -Wpointer-arith -Wvla
 LDFLAGS += -pthread -pie
 
-HARDEN := -fstack-protector-strong -fstack-clash-protection -ftrivial-auto-var-init=zero
+# clang 14 has the last one only with a switch that later versions drop.
+if_known = $(shell $(CC) $(1) -fsyntax-only -x c /dev/null 2>/dev/null && echo $(1))
+HARDEN := -fstack-protector-strong -fstack-clash-protection \
+          $(call if_known,-ftrivial-auto-var-init=zero)
 CFLAGS_release := -O2 -D_FORTIFY_SOURCE=3 $(HARDEN)
 CFLAGS_debug   := -O1
 CFLAGS_asan    := -O1 -fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer
