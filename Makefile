@@ -66,8 +66,11 @@ $(O)/jadevectordb: $(call obj,$(SERVER_SRC)) $(O)/libjadevectordb.a
 $(O)/jadevectordb-cli: $(call obj,$(CLI_SRC)) $(O)/libjadevectordb.a
 	$(LINK) $(CLI_LIBS)
 $(O)/libjadevectordb.a: $(call obj,$(LIB_SRC))
-$(call bin,$(TEST_SRC)): $(O)/%: $(O)/%.o $(O)/libjadevectordb.a
+$(call bin,$(filter-out tests/server/%,$(TEST_SRC))): $(O)/%: $(O)/%.o $(O)/libjadevectordb.a
 	$(LINK) $(MIMALLOC) -lcmocka -ljansson -lnettle -lm
+$(call bin,$(filter tests/server/%,$(TEST_SRC))): $(O)/%: $(O)/%.o \
+    $(call obj,$(filter-out server/main.c,$(SERVER_SRC))) $(O)/libjadevectordb.a
+	$(LINK) $(MIMALLOC) -lcmocka -lmicrohttpd -luv -ljansson -lnettle -lm
 $(call bin,$(BENCH_SRC)): $(O)/%: $(O)/%.o $(O)/libjadevectordb.a
 	$(LINK) $(MIMALLOC) -ljansson -lcurl -lm
 

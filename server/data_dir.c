@@ -1,0 +1,97 @@
+/* data_dir.c - an flock on `.lock`: the kernel drops it however the daemon ends. */
+#include "server/data_dir.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/file.h>
+#include <sys/stat.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "storage/base/mem.h"
+
+static enum err_code data_dir_make(const char *path, struct err *err)
+{
+    char *copy = mem_strdup(path);
+    enum err_code rc = ERR_OK;
+
+    for (char *at = copy + 1; *copy && rc == ERR_OK; at++) {
+        char was = *at;
+        if (was != '/' && was != '\0') continue;
+        *at = '\0';
+        if (mkdir(copy, 0750) != 0 && errno != EEXIST)
+            rc = err_os(err, errno, "cannot create the data directory %s", path);
+        if (was == '\0') break;
+        *at = was;
+    }
+    mem_free(copy);
+    return rc;
+}
+
+/* The pid in the lock file; the holder may be about to write it, so look for up to 200 ms. */
+static long data_dir_holder(int fd)
+{
+    for (int i = 0; i < 20; i++) {
+        char text[24] = {0};
+        if (pread(fd, text, sizeof text - 1, 0) > 0) {
+            long pid = strtol(text, NULL, 10);
+            if (pid > 0) return pid;
+        }
+        nanosleep(&(struct timespec){.tv_nsec = 10 * 1000 * 1000}, NULL);
+    }
+    return 0;
+}
+
+enum err_code data_dir_open(const char *path, int *lock_fd, struct err *err)
+{
+    enum err_code rc;
+    char text[24];
+    int dir = -1, fd = -1;
+
+    if (!path || !*path)
+        return err_set(err, ERR_INVALID_REQUEST, "persistence.storage_path is empty");
+    dir = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    if (dir < 0 && errno == ENOENT) {
+        rc = data_dir_make(path, err);
+        if (rc) goto out;
+        dir = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    }
+    if (dir < 0) {
+        rc = err_os(err, errno, "cannot open the data directory %s", path);
+        goto out;
+    }
+    fd = openat(dir, ".lock", O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0640);
+    if (fd < 0) {
+        rc = err_os(err, errno, "cannot write to the data directory %s (.lock)", path);
+        goto out;
+    }
+    if (flock(fd, LOCK_EX | LOCK_NB) != 0) {
+        if (errno != EWOULDBLOCK)
+            rc = err_os(err, errno, "cannot lock the data directory %s", path);
+        else
+            rc = err_set(err, ERR_CONFLICT,
+                         "the data directory %s is in use by another daemon, pid %ld", path,
+                         data_dir_holder(fd));
+        goto out;
+    }
+    int len = snprintf(text, sizeof text, "%ld\n", (long)getpid());
+    if (ftruncate(fd, 0) != 0 || pwrite(fd, text, (size_t)len, 0) != len) {
+        rc = err_os(err, errno, "cannot write to the data directory %s (.lock)", path);
+        goto out;
+    }
+    *lock_fd = fd;
+    fd = -1;
+    rc = ERR_OK;
+out:
+    if (fd >= 0) close(fd);
+    if (dir >= 0) close(dir);
+    return rc;
+}
+
+void data_dir_close(int lock_fd)
+{
+    if (lock_fd >= 0) close(lock_fd);
+}

@@ -1,0 +1,54 @@
+/*
+ * listener.h - the listening socket, and who may have how many connections.
+ *
+ * listener_open/accept/close: the main thread.  listener_forget: any thread.
+ */
+#ifndef SERVER_LISTENER_H
+#define SERVER_LISTENER_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/socket.h>
+
+#include "storage/base/err.h"
+
+struct listener_options {
+    const char *host; /* an IPv4 or IPv6 address, or "localhost"; borrowed during the call */
+    uint16_t port;    /* 0: any free one */
+    bool tls;         /* a refused client is not told why, and the URL says https */
+    size_t connection_count_max;
+    size_t connection_per_ip_count_max; /* IPv6: per /64.  Loopback is exempt. */
+    /* Takes ownership of fd, which is non-blocking.  listener_forget() is due when it is closed. */
+    void (*take)(void *ctx, int fd, const struct sockaddr_storage *peer, socklen_t peer_bytes);
+    void *ctx;
+};
+
+struct listener;
+
+/* True: nobody beyond this machine can reach `host`. */
+bool listener_is_loopback(const char *host);
+
+/* Bind and listen.  ERR_INVALID_REQUEST: `host` is not an address.  ERR_IO: bind or listen failed.
+ */
+MUST_CHECK enum err_code listener_open(const struct listener_options *options,
+                                       struct listener **out, struct err *err);
+int listener_fd(const struct listener *listener);          /* to be polled for reading */
+const char *listener_url(const struct listener *listener); /* "http://127.0.0.1:8080" */
+
+/* Accept what waits, a batch at most; past a cap a client gets 503 and is closed.  False: out of
+ * descriptors or memory, try again in a while. */
+bool listener_accept(struct listener *listener);
+/* Accept all that waits, then let nobody in any more. */
+void listener_shut(struct listener *listener);
+
+/* Close refused clients that have had time to read why; call it a few times a second. */
+void listener_sweep(struct listener *listener);
+
+/* A connection that take() was given is closed. */
+void listener_forget(struct listener *listener, const struct sockaddr_storage *peer);
+
+/* Every connection must have been forgotten.  NULL is fine. */
+void listener_close(struct listener *listener);
+
+#endif
