@@ -113,9 +113,10 @@ run: deps
 	@scripts/run.sh
 
 # ---- tests ----
+UNIT_SRC = $(if $(T),$(foreach t,$(TEST_SRC),$(if $(findstring $(T),$(t)),$(t))),$(TEST_SRC))
 unit-programs: $(call bin,$(TEST_SRC))
 unit: unit-programs
-	@scripts/run-unit-tests.sh $(strip $(foreach t,$(call bin,$(TEST_SRC)),$(if $(findstring $(T),$(t)),$(t))))
+	@scripts/run-unit-tests.sh $(call bin,$(UNIT_SRC))
 e2e: all
 	@scripts/run-e2e-tests.sh $(O) $(E2E_ARGS)
 test: test-deps
