@@ -9,8 +9,8 @@
 #include "storage/base/err.h"
 
 enum {
-    NAME_BYTES_MAX = 128,      /* database name                     */
-    ID_BYTES_MAX = 512,        /* string id                         */
+    NAME_BYTES_MAX = 128, /* database name                     */
+    ID_BYTES_MAX = 512,   /* string id                         */
     DIMENSION_MAX = 65536,
     METADATA_BYTES_MAX = 64 * 1024,
     OPTIONS_BYTES_MAX = 16 * 1024,
@@ -31,9 +31,9 @@ struct schema {
     enum metric metric;
     enum durability durability;
     uint64_t initial_capacity; /* rows; a hint for growth                                 */
-    char *options; /* JSON object text of the options that storage does not read itself
-                      (index, quantization, description, ...), or NULL; owned by the schema
-                      when it was returned, borrowed when it was given                    */
+    /* JSON object text of the options that storage does not read itself (index, quantization,
+     * description, ...), or NULL; owned by the schema when it was returned, borrowed when given */
+    char *options;
 };
 
 /* A vector's id: an integer 0 .. 2^63-1, or 1 .. 512 bytes of UTF-8 without control characters that

@@ -33,7 +33,7 @@
     X(QUARANTINED, "database_quarantined")                                                         \
     X(RATE_LIMITED, "rate_limited")                                                                \
     X(INTERNAL, "internal")                                                                        \
-    X(IO, "internal")              /* a system call failed; os_errno says how               */     \
+    X(IO, "internal") /* a system call failed: os_errno */                                         \
     X(CORRUPT, "corrupt")                                                                          \
     X(SHUTTING_DOWN, "shutting_down")                                                              \
     X(OVERLOADED, "overloaded")                                                                    \
@@ -41,7 +41,7 @@
     X(NOT_READY, "not_ready")                                                                      \
     X(READ_ONLY, "database_read_only")                                                             \
     X(STORAGE_FULL, "storage_full")                                                                \
-    X(WOULD_BLOCK, "internal") /* never leaves the process: do it again on a thread that may wait */
+    X(WOULD_BLOCK, "internal") /* stays inside: do it again on a thread that may wait */
 
 enum err_code {
 #define X(name, word) ERR_##name,

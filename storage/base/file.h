@@ -1,5 +1,5 @@
 /*
- * file.h - the system calls that persistence is made of, with their short results and EINTR handled.
+ * file.h - the system calls that persistence is made of; short results and EINTR are handled.
  *
  * Every write, sync, truncation, allocation and rename of the storage layer goes through here.
  * Functions return 0 or an errno; callers turn it into an err with the name that means something.
@@ -20,7 +20,7 @@
 MUST_CHECK int file_open(int dir_fd, const char *name, int flags, int *fd);
 void file_close(int fd); /* -1 is fine */
 
-MUST_CHECK int file_read(int fd, void *to, size_t len, uint64_t at);  /* short file: EIO */
+MUST_CHECK int file_read(int fd, void *to, size_t len, uint64_t at); /* short file: EIO */
 MUST_CHECK int file_write(int fd, const void *from, size_t len, uint64_t at);
 /* Gather write; may change iov[]. */
 MUST_CHECK int file_writev(int fd, struct iovec *iov, int count, uint64_t at);

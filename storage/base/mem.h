@@ -18,8 +18,8 @@ void *mem_zalloc(size_t bytes);
 #define mem_new(type) ((type *)mem_zalloc(sizeof(type)))
 char *mem_strdup(const char *text); /* never NULL for a non-NULL text */
 
-void *mem_try(size_t bytes);              /* not zeroed                            */
-void *mem_resize(void *p, size_t bytes);  /* NULL on failure: `p` is then untouched */
+void *mem_try(size_t bytes);             /* not zeroed                            */
+void *mem_resize(void *p, size_t bytes); /* NULL on failure: `p` is then untouched */
 void mem_free(void *p);
 
 #endif

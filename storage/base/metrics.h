@@ -25,7 +25,7 @@ enum stat_histogram {
 };
 
 /* Upper bounds in seconds; the bucket after the last is +Inf. */
-#define STAT_BOUNDS                                                                              \
+#define STAT_BOUNDS                                                                                \
     {                                                                                              \
         0.00005, 0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, \
             1, 2.5, 5, 10                                                                          \
