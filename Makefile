@@ -115,7 +115,7 @@ run: deps
 # ---- tests ----
 UNIT_SRC = $(if $(T),$(foreach t,$(TEST_SRC),$(if $(findstring $(T),$(t)),$(t))),$(TEST_SRC))
 unit-programs: $(call bin,$(TEST_SRC))
-unit: unit-programs
+unit: $(call bin,$(UNIT_SRC))
 	@scripts/run-unit-tests.sh $(call bin,$(UNIT_SRC))
 e2e: all
 	@scripts/run-e2e-tests.sh $(O) $(E2E_ARGS)

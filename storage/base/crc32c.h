@@ -5,8 +5,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
-/* Extend `crc` (0 to begin) by `len` bytes.  crc32c(crc32c(0, a), b) == crc32c(0, ab).  Any thread.
- */
+/* Extend `crc` (0 to begin) by `len` bytes: crc32c(crc32c(0, a), b) == crc32c(0, ab).
+ * Any thread. */
 uint32_t crc32c(uint32_t crc, const void *data, size_t len);
 
 /* The same without special instructions: for CPUs that lack them, and for tests. */
