@@ -5,7 +5,7 @@
 # make e2e         the tests against the running daemon alone;  E2E_ARGS="-k restart"
 # make check       unit and end-to-end tests under ASan+UBSan, then under TSan
 # make bench       benchmarks; ratios measured side by side in one run
-# make install     DESTDIR= PREFIX=/usr/local: programs, unit files, configuration, man pages
+# make install     DESTDIR= PREFIX=/usr/local: programs, unit files, configuration, documents
 # make format      clang-format everything;  make lint  says what is not formatted
 # make clean       remove build/ and bin/
 #
@@ -129,18 +129,22 @@ bench: all $(call bin,$(BENCH_SRC))
 	@scripts/bench.sh $(O)
 
 # ---- the rest ----
+DOC_DIR := $(DESTDIR)$(PREFIX)/share/doc/jadevectordb
 install: all
-	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/share/doc/jadevectordb \
-	    $(DESTDIR)$(PREFIX)/lib/systemd/system $(DESTDIR)$(PREFIX)/lib/sysusers.d \
-	    $(DESTDIR)$(PREFIX)/lib/tmpfiles.d $(DESTDIR)/etc/jadevectordb
+	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/lib/systemd/system \
+	    $(DESTDIR)$(PREFIX)/lib/sysusers.d $(DESTDIR)$(PREFIX)/lib/tmpfiles.d \
+	    $(DESTDIR)/etc/jadevectordb $(DOC_DIR)/examples
 	install -m 755 $(PROGRAMS) $(DESTDIR)$(PREFIX)/bin
-	sed 's|@PREFIX@|$(PREFIX)|g' systemd/jadevectordb.service \
-	    >$(DESTDIR)$(PREFIX)/lib/systemd/system/jadevectordb.service
+	sed 's|/usr/local/|$(PREFIX)/|g' systemd/jadevectordb.service >$(O)/jadevectordb.service
+	install -m 644 $(O)/jadevectordb.service $(DESTDIR)$(PREFIX)/lib/systemd/system
 	install -m 644 systemd/jadevectordb.sysusers $(DESTDIR)$(PREFIX)/lib/sysusers.d/jadevectordb.conf
 	install -m 644 systemd/jadevectordb.tmpfiles $(DESTDIR)$(PREFIX)/lib/tmpfiles.d/jadevectordb.conf
 	test -e $(DESTDIR)/etc/jadevectordb/config.json || \
 	    install -m 644 config/production-balanced.json $(DESTDIR)/etc/jadevectordb/config.json
-	install -m 644 README.md LICENSE $(DESTDIR)$(PREFIX)/share/doc/jadevectordb
+	install -m 644 README.md LICENSE $(wildcard docs/*.md) $(DOC_DIR)
+	install -m 644 config/*.json $(DOC_DIR)/examples
+	@test -n "$(DESTDIR)" || echo "next: systemd-sysusers && systemd-tmpfiles --create &&" \
+	    "systemctl daemon-reload && systemctl enable --now jadevectordb"
 C_FILES = $(shell git ls-files '*.c' '*.h')
 format:
 	clang-format -i $(C_FILES)
