@@ -22,16 +22,17 @@ static const struct row {
     enum kind kind;
     size_t member;
     uint64_t number, min, max;
-    const char *text, *choices;
+    const char *text, *choices, *unit, *help;
 } rows[] = {
-#define OPTION_U64(section, key, def, low, high, unit, help)                                       \
-    {#section, #key, U64, offsetof(struct config, section##_##key), def, low, high, NULL, NULL},
-#define OPTION_BOOL(section, key, def, help)                                                       \
-    {#section, #key, BOOL, offsetof(struct config, section##_##key), def, 0, 0, NULL, NULL},
-#define OPTION_TEXT(section, key, def, help)                                                       \
-    {#section, #key, TEXT, offsetof(struct config, section##_##key), 0, 0, 0, def, NULL},
-#define OPTION_ENUM(section, key, def, choices, help)                                              \
-    {#section, #key, ENUM, offsetof(struct config, section##_##key), 0, 0, 0, def, choices},
+#define OPTION_U64(sec, name, def, low, high, units, words)                                        \
+    {#sec, #name, U64,  offsetof(struct config, sec##_##name), def, low, high, NULL,               \
+     NULL, units, words},
+#define OPTION_BOOL(sec, name, def, words)                                                         \
+    {#sec, #name, BOOL, offsetof(struct config, sec##_##name), def, 0, 0, NULL, NULL, NULL, words},
+#define OPTION_TEXT(sec, name, def, words)                                                         \
+    {#sec, #name, TEXT, offsetof(struct config, sec##_##name), 0, 0, 0, def, NULL, NULL, words},
+#define OPTION_ENUM(sec, name, def, list, words)                                                   \
+    {#sec, #name, ENUM, offsetof(struct config, sec##_##name), 0, 0, 0, def, list, NULL, words},
 #include "config/options.def"
 };
 enum { ROW_COUNT = sizeof rows / sizeof *rows };
@@ -591,6 +592,61 @@ static void the_five_profiles_load_with_the_values_of_their_use(void **state)
     }
 }
 
+/* The row of docs/CONFIGURATION.md up to the help text. */
+static void document_row(const struct row *row, char *line, size_t cap)
+{
+    char standard[64], allowed[160] = "";
+    switch (row->kind) {
+    case U64:
+        snprintf(standard, sizeof standard, "%" PRIu64, row->number);
+        if (row->number == AUTO) strcpy(standard, "by the machine");
+        snprintf(allowed, sizeof allowed, "%" PRIu64 " - %" PRIu64 "%s%s", row->min, row->max,
+                 *row->unit ? " " : "", row->unit);
+        break;
+    case BOOL:
+        strcpy(standard, row->number ? "true" : "false");
+        strcpy(allowed, "true, false");
+        break;
+    case TEXT:
+        snprintf(standard, sizeof standard, row->text ? "`%s`" : "none", row->text);
+        strcpy(allowed, "text");
+        break;
+    case ENUM:
+        snprintf(standard, sizeof standard, "`%s`", row->text);
+        for (const char *c = row->choices; *c; c += strcspn(c, "|"), c += *c == '|') {
+            size_t used = strlen(allowed);
+            snprintf(allowed + used, sizeof allowed - used, "%s`%.*s`", used ? ", " : "",
+                     (int)strcspn(c, "|"), c);
+        }
+        break;
+    }
+    snprintf(line, cap, "\n| `%s` | %s | %s | %s |\n", key_of(row), standard, allowed, row->help);
+}
+
+static void the_document_describes_every_option_as_it_is(void **state)
+{
+    (void)state;
+    static char text[65536];
+    FILE *file = fopen("docs/CONFIGURATION.md", "r");
+    assert_non_null(file);
+    text[fread(text, 1, sizeof text - 1, file)] = '\0';
+    fclose(file);
+
+    char *table = strstr(text, "\n## Keys\n"), *end = strstr(text, "\n## Presets\n");
+    assert_non_null(table);
+    assert_non_null(end);
+    *end = '\0';
+    for (size_t i = 0; i < ROW_COUNT; i++) {
+        char line[512];
+        document_row(&rows[i], line, sizeof line);
+        if (!strstr(table, line)) fail_msg("docs/CONFIGURATION.md lacks: %s", line);
+    }
+    size_t described = 0;
+    for (char *at = table; (at = strstr(at, "\n| `")); at++)
+        described++;
+    assert_int_equal(described, ROW_COUNT);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -617,6 +673,7 @@ int main(void)
         cmocka_unit_test(certificate_and_key_belong_together),
         cmocka_unit_test(print_has_one_line_for_every_option),
         cmocka_unit_test(help_names_every_flag),
+        cmocka_unit_test(the_document_describes_every_option_as_it_is),
         cmocka_unit_test(the_five_profiles_load_with_the_values_of_their_use),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
