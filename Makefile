@@ -68,9 +68,10 @@ $(O)/jadevectordb-cli: $(call obj,$(CLI_SRC)) $(O)/libjadevectordb.a
 $(O)/libjadevectordb.a: $(call obj,$(LIB_SRC))
 $(call bin,$(filter-out tests/server/%,$(TEST_SRC))): $(O)/%: $(O)/%.o $(O)/libjadevectordb.a
 	$(LINK) $(MIMALLOC) -lcmocka -ljansson -lnettle -lm
-$(call bin,$(filter tests/server/%,$(TEST_SRC))): $(O)/%: $(O)/%.o \
-    $(call obj,$(filter-out server/main.c,$(SERVER_SRC))) $(O)/libjadevectordb.a
+$(call bin,$(filter tests/server/%,$(TEST_SRC))): $(O)/%: $(O)/%.o $(O)/libserver.a \
+    $(O)/libjadevectordb.a
 	$(LINK) $(MIMALLOC) -lcmocka -lmicrohttpd -luv -ljansson -lnettle -lm
+$(O)/libserver.a: $(call obj,$(filter-out server/main.c,$(SERVER_SRC)))
 $(call bin,$(BENCH_SRC)): $(O)/%: $(O)/%.o $(O)/libjadevectordb.a
 	$(LINK) $(MIMALLOC) -ljansson -lcurl -lm
 

@@ -56,22 +56,25 @@ static void daemon_on_back_off(uv_timer_t *timer)
     if (!d->stopping) uv_poll_start(&d->poll, UV_READABLE, daemon_on_connect);
 }
 
+static void daemon_on_sweep(uv_timer_t *timer)
+{
+    struct daemon_loop *d = timer->data;
+    if (!listener_sweep(d->daemon->listener)) uv_timer_stop(&d->sweeper);
+}
+
 static void daemon_on_connect(uv_poll_t *poll, int status, int events)
 {
     struct daemon_loop *d = poll->data;
 
     (void)status;
     (void)events;
-    if (listener_accept(d->daemon->listener)) return;
+    bool room = listener_accept(d->daemon->listener);
+    if (listener_sweep(d->daemon->listener) && !uv_is_active((uv_handle_t *)&d->sweeper))
+        uv_timer_start(&d->sweeper, daemon_on_sweep, SWEEP_MS, SWEEP_MS);
+    if (room) return;
     log_warning("no descriptors left for new connections");
     uv_poll_stop(&d->poll);
     uv_timer_start(&d->back_off, daemon_on_back_off, BACK_OFF_MS, 0);
-}
-
-static void daemon_on_sweep(uv_timer_t *timer)
-{
-    struct daemon_loop *d = timer->data;
-    listener_sweep(d->daemon->listener);
 }
 
 /* ---- signals ---- */
@@ -159,7 +162,6 @@ static int daemon_init_handles(struct daemon_loop *d)
     if (!rc) rc = uv_signal_start(&d->interrupt, daemon_on_stop, SIGINT);
     if (!rc) rc = uv_signal_start(&d->hangup, daemon_on_hangup, SIGHUP);
     if (!rc) rc = uv_poll_start(&d->poll, UV_READABLE, daemon_on_connect);
-    if (!rc) rc = uv_timer_start(&d->sweeper, daemon_on_sweep, SWEEP_MS, SWEEP_MS);
     return rc;
 }
 

@@ -158,6 +158,7 @@ struct http {
 };
 
 static void loop_drive(struct http_loop *l);
+static void loop_on_sweep(uv_timer_t *timer);
 
 /* ---- from other threads to a loop ---- */
 
@@ -397,6 +398,9 @@ static enum MHD_Result exchange_answer(struct exchange *x)
         snprintf(number, sizeof number, "%" PRIu32, res->retry_after_seconds);
         MHD_add_response_header(r, "Retry-After", number);
     }
+    /* libmicrohttpd 0.9.75 ends a HEAD of unknown length with a chunk of no bytes, which the client
+     * would take for the next answer. */
+    if (res->produce && strcmp(x->req.method, "HEAD") == 0) res->close = true;
     if (res->close || x->loop->draining || atomic_load(&x->loop->http->app->draining))
         MHD_add_response_header(r, "Connection", "close");
     x->state = EXCHANGE_SENT;
@@ -814,6 +818,8 @@ static void loop_drive(struct http_loop *l)
 
 static void loop_add(struct http_loop *l, struct connection *c)
 {
+    if (!uv_is_active((uv_handle_t *)&l->sweeper))
+        uv_timer_start(&l->sweeper, loop_on_sweep, SWEEP_MS, SWEEP_MS);
     l->adding = c;
     /* Closes the descriptor if it fails. */
     if (MHD_add_connection(l->mhd, c->fd, (struct sockaddr *)&c->peer, c->peer_bytes) != MHD_YES)
@@ -862,8 +868,8 @@ static void loop_drain(struct http_loop *l)
     uint64_t elapsed = clock_ns() - l->drain_began_ns;
 
     if (elapsed >= deadline && !atomic_load(&http->out_of_time)) {
-        log_warning("requests are still under way after %" PRIu32 " ms", http->options.drain_ms);
         atomic_store(&http->out_of_time, true);
+        log_warning("requests are still under way after %" PRIu32 " ms", http->options.drain_ms);
     }
     loop_drive(l);
     if (l->suspended_count > 0) return;
@@ -877,7 +883,10 @@ static void loop_on_sweep(uv_timer_t *timer)
     struct http_loop *l = timer->data;
 
     loop_reap(l);
-    if (l->draining) loop_drain(l);
+    if (l->draining)
+        loop_drain(l);
+    else if (!l->connections)
+        uv_timer_stop(&l->sweeper); /* an idle daemon sleeps */
 }
 
 static void loop_begin_drain(struct http_loop *l)
@@ -970,7 +979,6 @@ static enum err_code loop_init(struct http_loop *l, struct http *http, struct er
     if (rc) return err_os(err, -rc, "cannot make an event loop");
     l->async.data = l->poll.data = l->timer.data = l->sweeper.data = l;
     uv_poll_start(&l->poll, UV_READABLE, loop_on_poll);
-    uv_timer_start(&l->sweeper, loop_on_sweep, SWEEP_MS, SWEEP_MS);
     return ERR_OK;
 }
 

@@ -209,12 +209,13 @@ static void listener_refuse(struct listener *l, int fd)
     l->refused[at].since_ns = clock_ns();
 }
 
-void listener_sweep(struct listener *l)
+bool listener_sweep(struct listener *l)
 {
     uint64_t now = clock_ns();
 
     while (l->refused_count > 0 && now - l->refused[l->refused_first].since_ns >= LINGER_NS)
         refused_close_first(l);
+    return l->refused_count > 0;
 }
 
 /* ---- the socket ---- */

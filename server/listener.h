@@ -42,8 +42,9 @@ bool listener_accept(struct listener *listener);
 /* Accept all that waits, then let nobody in any more. */
 void listener_shut(struct listener *listener);
 
-/* Close refused clients that have had time to read why; call it a few times a second. */
-void listener_sweep(struct listener *listener);
+/* Close refused clients that have had time to read why.  True: some are left, come back in a
+ * quarter of a second. */
+bool listener_sweep(struct listener *listener);
 
 /* A connection that take() was given is closed. */
 void listener_forget(struct listener *listener, const struct sockaddr_storage *peer);
