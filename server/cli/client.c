@@ -190,17 +190,16 @@ static enum err_code fail_with_answer(struct client *c, long status, struct err 
     const json_t *error = json_object_get(root, "error");
     const char *word = json_string_value(json_object_get(error, "code"));
     const char *message = json_string_value(json_object_get(error, "message"));
-    enum err_code code = status < 500 ? ERR_INVALID_REQUEST : ERR_INTERNAL;
 
     if (word && message) {
-        err_set(err, code, "%.280s (%.40s, HTTP %ld)", message, word, status);
+        err_set(err, ERR_INTERNAL, "%.280s (%.40s, HTTP %ld)", message, word, status);
     } else {
         buf_free(&c->error_body);
-        err_set(err, code, "%s answered HTTP %ld, and not as a JadeVectorDB server would", c->host,
-                status);
+        err_set(err, ERR_INTERNAL, "%s answered HTTP %ld, and not as a JadeVectorDB server would",
+                c->host, status);
     }
     json_decref(root);
-    return code;
+    return ERR_INTERNAL;
 }
 
 static enum err_code fail_on_the_way(const struct transfer *t, CURLcode code, struct err *err)

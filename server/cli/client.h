@@ -2,7 +2,8 @@
  * client.h - requests to the daemon, over one kept-alive connection.
  *
  * Paths start behind /api/v1.  Every function fails with the server's own message and code word,
- * or with what is wrong on the way there.  One thread.
+ * or with what is wrong on the way there, and then never with ERR_INVALID_REQUEST or
+ * ERR_INVALID_VECTOR: those stand for a wrong command line.  One thread.
  */
 #ifndef SERVER_CLI_CLIENT_H
 #define SERVER_CLI_CLIENT_H

@@ -111,13 +111,6 @@ static void report(const struct client *client, bool json, const struct err *err
     }
 }
 
-/* Refused by ourselves, before the server was asked. */
-static bool is_usage(const struct client *client, enum err_code rc)
-{
-    return (rc == ERR_INVALID_REQUEST || rc == ERR_INVALID_VECTOR) &&
-           !(client && client_error_body(client));
-}
-
 static int run_command(const struct command *command, int count, char **words)
 {
     struct args args = {0};
@@ -151,7 +144,7 @@ out:
     if (!rc) status = EXIT_SUCCESS;
     if (rc) {
         report(cli.client, cli.json, &err);
-        if (is_usage(cli.client, rc)) status = EXIT_USAGE;
+        if (rc == ERR_INVALID_REQUEST || rc == ERR_INVALID_VECTOR) status = EXIT_USAGE;
         if (client_interrupted()) status = EXIT_INTERRUPTED;
     }
     client_free(cli.client);
