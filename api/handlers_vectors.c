@@ -1,0 +1,448 @@
+/* handlers_vectors.c - rows: store, read, list, delete, count. */
+#include <inttypes.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "api/api_private.h"
+#include "api/json_vectors.h"
+
+enum {
+    IDS_MAX = 10000,
+    LIST_LIMIT_MAX = 10000,
+    INLINE_TEXT_BYTES_MAX = 64 * 1024, /* about 100 us of number printing */
+    PAGE_BYTES_MAX = 8 * 1024 * 1024,  /* a list page ends early beyond this: there is a cursor */
+    ANSWER_BYTES_MAX = 256 * 1024 * 1024,
+};
+
+static enum err_code acquire(struct api_app *app, struct api_request *req, struct database **db,
+                             struct err *err)
+{
+    return service_acquire(app->service, req->params[0].text, req->may_block, db, err);
+}
+
+static enum err_code path_id(const struct api_request *req, struct vector_id *id, struct err *err)
+{
+    return vector_id_parse(req->params[1].text, req->params[1].len, id, err);
+}
+
+/* Roughly what `rows` rows take as text. */
+static uint64_t text_bytes(const struct database *db, unsigned include, uint64_t rows)
+{
+    uint64_t row = 64;
+    if (include & INCLUDE_DATA) row += 12 * (uint64_t)database_schema(db)->dimension;
+    if (include & INCLUDE_METADATA) row += 128;
+    return row * rows;
+}
+
+/* ---- writes ---- */
+
+enum err_code vectors_put(struct api_app *app, struct api_request *req, struct api_response *res,
+                          struct err *err)
+{
+    struct query q;
+    struct database *db = NULL;
+    struct vector_id id;
+    struct row_input row;
+    struct json_scan s;
+    enum durability durability;
+    uint64_t lsn;
+    bool has_path_id = req->params[1].text != NULL;
+
+    enum err_code rc = query_parse(req, &q, err);
+    if (!rc) rc = acquire(app, req, &db, err);
+    if (!rc) rc = query_durability(&q, db, &durability, err);
+    if (!rc) rc = query_done(&q, err);
+    if (!rc && has_path_id) rc = path_id(req, &id, err);
+    if (rc) goto out;
+
+    struct vector_rules rules = {.database = database_name(db),
+                                 .dimension = database_schema(db)->dimension,
+                                 .path_id = has_path_id ? &id : NULL};
+    body_scan(req, &s);
+    rc = json_vector_row(&s, &rules, &row, err);
+    if (!rc) rc = json_scan_end(&s, err);
+    if (rc) {
+        json_vectors_subject(err, "the vector");
+        goto out;
+    }
+    rc = database_put(db, &row, 1, rules.dimension, req->may_block, &lsn, err);
+    if (rc) goto out;
+    struct buf *out = answer_json(res, row.replaced ? 200 : 201);
+    buf_str(out, "{\"vector_id\":");
+    put_vector_id(out, &row.id);
+    buf_printf(out, ",\"created\":%s,\"version\":%" PRIu64 ",\"lsn\":%" PRIu64 "}\n",
+               row.replaced ? "false" : "true", lsn, lsn);
+    answer_waits(res, db, lsn, durability);
+out:
+    if (db) service_release(db);
+    return rc;
+}
+
+enum err_code vectors_batch(struct api_app *app, struct api_request *req, struct api_response *res,
+                            struct err *err)
+{
+    struct query q;
+    struct database *db = NULL;
+    struct row_input *rows;
+    struct json_scan s;
+    enum durability durability;
+    size_t count;
+    uint64_t lsn = 0;
+
+    enum err_code rc = query_parse(req, &q, err);
+    if (!rc) rc = acquire(app, req, &db, err);
+    if (!rc) rc = query_durability(&q, db, &durability, err);
+    if (!rc) rc = query_done(&q, err);
+    if (rc) goto out;
+
+    struct vector_rules rules = {.database = database_name(db),
+                                 .dimension = database_schema(db)->dimension};
+    body_scan(req, &s);
+    rc = json_vector_batch(&s, &rules, &rows, &count, err);
+    if (rc) goto out;
+
+    size_t assigned = 0, replaced = 0;
+    for (size_t i = 0; i < count; i++)
+        assigned += rows[i].assign_id;
+    if (count) {
+        rc = database_put(db, rows, count, rules.dimension, req->may_block, &lsn, err);
+        if (rc) goto out;
+    } else {
+        struct reader r;
+        reader_begin(db, &r);
+        lsn = r.lsn;
+        reader_end(&r);
+    }
+    for (size_t i = 0; i < count; i++)
+        replaced += rows[i].replaced;
+
+    struct buf *out = answer_json(res, 200);
+    buf_printf(out, "{\"count\":%zu,\"created\":%zu,\"replaced\":%zu,\"lsn\":%" PRIu64, count,
+               count - replaced, replaced, lsn);
+    if (assigned) { /* else the client knows them */
+        buf_str(out, ",\"vector_ids\":[");
+        for (size_t i = 0; i < count; i++) {
+            if (i) buf_str(out, ",");
+            put_vector_id(out, &rows[i].id);
+        }
+        buf_str(out, "]");
+    }
+    buf_str(out, "}\n");
+    if (count) answer_waits(res, db, lsn, durability);
+out:
+    if (db) service_release(db);
+    return rc;
+}
+
+enum err_code vectors_delete(struct api_app *app, struct api_request *req, struct api_response *res,
+                             struct err *err)
+{
+    struct query q;
+    struct database *db = NULL;
+    struct vector_id id;
+    enum durability durability;
+    size_t deleted;
+    uint64_t lsn;
+
+    enum err_code rc = query_parse(req, &q, err);
+    if (!rc) rc = acquire(app, req, &db, err);
+    if (!rc) rc = query_durability(&q, db, &durability, err);
+    if (!rc) rc = query_done(&q, err);
+    if (!rc) rc = path_id(req, &id, err);
+    if (!rc) rc = database_delete(db, &id, 1, req->may_block, &deleted, &lsn, err);
+    if (rc) goto out;
+    if (!deleted) {
+        char text[80];
+        vector_id_format(&id, text, sizeof text);
+        rc = err_set(err, ERR_VECTOR_NOT_FOUND, "database \"%s\" has no vector %s",
+                     database_name(db), text);
+        goto out;
+    }
+    struct buf *out = answer_json(res, 200);
+    buf_str(out, "{\"vector_id\":");
+    put_vector_id(out, &id);
+    buf_printf(out, ",\"deleted\":1,\"lsn\":%" PRIu64 "}\n", lsn);
+    answer_waits(res, db, lsn, durability);
+out:
+    if (db) service_release(db);
+    return rc;
+}
+
+/* The body {"ids":[...]}, with "include" where `include` is not NULL. */
+static enum err_code scan_ids(struct api_request *req, struct vector_id **ids, size_t *count,
+                              unsigned *include, struct err *err)
+{
+    enum { IDS, FILTER, INCLUDE };
+    static const char *const names[] = {"ids", "filter", "include", NULL};
+    struct json_scan s;
+    struct json_text key;
+    uint32_t seen = 0;
+    int field;
+    bool more;
+
+    body_scan(req, &s);
+    if (json_scan_peek(&s) != '{')
+        return err_set(err, ERR_INVALID_REQUEST, "the body must be a JSON object with \"ids\"");
+    enum err_code rc = json_scan_object(&s, err);
+    while (!rc && !(rc = json_scan_member(&s, &key, &more, err)) && more) {
+        rc = json_scan_field(&key, names, &seen, &field, err);
+        if (rc) break;
+        if (field == FILTER) {
+            rc = err_set(err, ERR_INVALID_FILTER,
+                         "has a \"filter\"; this version does not support filters yet");
+        } else if (field == INCLUDE) {
+            rc = include ? json_vector_include(&s, include, err)
+                         : err_set(err, ERR_INVALID_REQUEST, "has an unknown field \"include\"");
+        } else if (json_scan_peek(&s) != '[') {
+            rc = err_set(err, ERR_INVALID_REQUEST, "has \"ids\" that is not an array");
+        } else {
+            rc = json_vector_ids(&s, IDS_MAX, ids, count, err);
+        }
+    }
+    if (!rc) rc = json_scan_end(&s, err);
+    if (!rc && !(seen & 1)) rc = err_set(err, ERR_INVALID_REQUEST, "has no \"ids\"");
+    if (rc) json_vectors_subject(err, "the request");
+    return rc;
+}
+
+enum err_code vectors_delete_many(struct api_app *app, struct api_request *req,
+                                  struct api_response *res, struct err *err)
+{
+    struct query q;
+    struct database *db = NULL;
+    struct vector_id *ids;
+    enum durability durability;
+    size_t count, deleted;
+    uint64_t lsn;
+
+    enum err_code rc = query_parse(req, &q, err);
+    if (!rc) rc = acquire(app, req, &db, err);
+    if (!rc) rc = query_durability(&q, db, &durability, err);
+    if (!rc) rc = query_done(&q, err);
+    if (!rc) rc = scan_ids(req, &ids, &count, NULL, err);
+    if (!rc) rc = database_delete(db, ids, count, req->may_block, &deleted, &lsn, err);
+    if (rc) goto out;
+    buf_printf(answer_json(res, 200), "{\"deleted\":%zu,\"lsn\":%" PRIu64 "}\n", deleted, lsn);
+    if (deleted) answer_waits(res, db, lsn, durability);
+out:
+    if (db) service_release(db);
+    return rc;
+}
+
+/* ---- reads ---- */
+
+/* ?encoding=base64 */
+static enum err_code query_format(struct query *q, const struct database *db,
+                                  struct row_format *format, struct err *err)
+{
+    const char *encoding = query_text(q, "encoding", NULL);
+    *format = (struct row_format){.dimension = database_schema(db)->dimension};
+    if (encoding && strcmp(encoding, "base64") == 0)
+        format->base64 = true;
+    else if (encoding && strcmp(encoding, "json") != 0)
+        return err_set(err, ERR_INVALID_REQUEST, "?encoding= must be json or base64");
+    return query_include(q, INCLUDE_DATA | INCLUDE_METADATA, &format->include, err);
+}
+
+static void put_row(struct buf *out, const struct row *row, const struct row_format *format)
+{
+    buf_str(out, "{\"vector_id\":");
+    put_vector_id(out, &row->id);
+    put_row_values(out, row, format);
+    buf_str(out, ",\"version\":");
+    json_put_u64(out, row->version);
+    buf_str(out, "}");
+}
+
+enum err_code vectors_get(struct api_app *app, struct api_request *req, struct api_response *res,
+                          struct err *err)
+{
+    struct query q;
+    struct database *db = NULL;
+    struct vector_id id;
+    struct row_format format;
+    struct reader r;
+    struct row row;
+
+    enum err_code rc = query_parse(req, &q, err);
+    if (!rc) rc = acquire(app, req, &db, err);
+    if (!rc) rc = query_format(&q, db, &format, err);
+    if (!rc) rc = query_done(&q, err);
+    if (!rc) rc = path_id(req, &id, err);
+    if (rc) goto out;
+
+    reader_begin(db, &r);
+    rc = reader_get(&r, &id, &row, err);
+    if (!rc) {
+        struct buf *out = answer_json(res, 200);
+        put_row(out, &row, &format);
+        buf_str(out, "\n");
+        snprintf(res->etag, sizeof res->etag, "\"%" PRIu64 "\"", row.version);
+    }
+    reader_end(&r);
+out:
+    if (db) service_release(db);
+    return rc;
+}
+
+enum err_code vectors_get_many(struct api_app *app, struct api_request *req,
+                               struct api_response *res, struct err *err)
+{
+    struct query q;
+    struct database *db = NULL;
+    struct vector_id *ids;
+    struct row_format format;
+    struct reader r;
+    struct row row;
+    struct buf missing = {0};
+    size_t count, found = 0;
+
+    enum err_code rc = query_parse(req, &q, err);
+    if (!rc) rc = acquire(app, req, &db, err);
+    if (!rc) rc = query_format(&q, db, &format, err);
+    if (!rc) rc = query_done(&q, err);
+    if (!rc) rc = scan_ids(req, &ids, &count, &format.include, err);
+    if (!rc && !req->may_block && text_bytes(db, format.include, count) > INLINE_TEXT_BYTES_MAX)
+        rc = err_set(err, ERR_WOULD_BLOCK, "a long answer");
+    if (rc) goto out;
+
+    struct buf *out = answer_json(res, 200);
+    buf_str(out, "{\"vectors\":[");
+    reader_begin(db, &r);
+    for (size_t i = 0; i < count && !rc; i++) {
+        rc = reader_get(&r, &ids[i], &row, err);
+        if (rc == ERR_VECTOR_NOT_FOUND) {
+            if (missing.len) buf_str(&missing, ",");
+            put_vector_id(&missing, &ids[i]);
+            rc = ERR_OK;
+        } else if (!rc) {
+            if (found++) buf_str(out, ",");
+            put_row(out, &row, &format);
+            if (out->len > ANSWER_BYTES_MAX)
+                rc = err_set(err, ERR_INVALID_REQUEST,
+                             "the answer is longer than 256 MiB; ask for fewer vectors at once");
+        }
+    }
+    reader_end(&r);
+    if (rc) goto out;
+    buf_str(out, "],\"missing\":[");
+    buf_add(out, missing.data, missing.len);
+    buf_str(out, "]}\n");
+    out->failed |= missing.failed;
+out:
+    buf_free(&missing);
+    if (db) service_release(db);
+    return rc;
+}
+
+struct list {
+    struct buf *out;
+    const struct row_format *format;
+    struct vector_id last;
+    size_t count;
+    bool cut; /* the page is long enough */
+};
+
+static bool list_row(void *ctx, const struct row *row)
+{
+    struct list *list = ctx;
+    if (list->count++) buf_str(list->out, ",");
+    put_row(list->out, row, list->format);
+    list->last = row->id;
+    list->cut = list->out->len > PAGE_BYTES_MAX || list->out->failed;
+    return !list->cut;
+}
+
+enum err_code vectors_list(struct api_app *app, struct api_request *req, struct api_response *res,
+                           struct err *err)
+{
+    struct query q;
+    struct database *db = NULL;
+    struct row_format format;
+    struct reader r;
+    struct vector_id after;
+    const char *cursor, *prefix;
+    size_t cursor_len, prefix_len = 0;
+    uint64_t limit = 100;
+    bool more = false;
+
+    enum err_code rc = query_parse(req, &q, err);
+    if (!rc) rc = acquire(app, req, &db, err);
+    if (!rc) rc = query_format(&q, db, &format, err);
+    if (!rc) rc = query_u64(&q, "limit", 1, LIST_LIMIT_MAX, &limit, err);
+    if (!rc) rc = query_cursor(req, &q, &cursor, &cursor_len, err);
+    if (rc) goto out;
+    prefix = query_text(&q, "prefix", &prefix_len);
+    rc = query_done(&q, err);
+    if (rc) goto out;
+    if (cursor && vector_id_parse(cursor, cursor_len, &after, err)) {
+        rc = err_set(err, ERR_INVALID_REQUEST,
+                     "the cursor is not one that this server gave out in \"next\"");
+        goto out;
+    }
+    if (!req->may_block && text_bytes(db, format.include, limit) > INLINE_TEXT_BYTES_MAX) {
+        rc = err_set(err, ERR_WOULD_BLOCK, "a long answer");
+        goto out;
+    }
+
+    struct buf *out = answer_json(res, 200);
+    struct list list = {.out = out, .format = &format};
+    buf_str(out, "{\"vectors\":[");
+    reader_begin(db, &r);
+    rc = reader_list(&r, cursor ? &after : NULL, prefix, prefix_len, limit, list_row, &list, &more,
+                     err);
+    if (!rc) {
+        buf_str(out, "],\"next\":");
+        if ((more || list.cut) && list.count) {
+            char digits[24];
+            int n = snprintf(digits, sizeof digits, "%" PRIu64, list.last.number);
+            if (list.last.text)
+                put_cursor(out, list.last.text, list.last.text_bytes);
+            else
+                put_cursor(out, digits, (size_t)n);
+        } else {
+            buf_str(out, "null");
+        }
+        buf_str(out, "}\n");
+    }
+    reader_end(&r);
+out:
+    if (db) service_release(db);
+    return rc;
+}
+
+enum err_code vectors_count(struct api_app *app, struct api_request *req, struct api_response *res,
+                            struct err *err)
+{
+    static const char *const names[] = {"filter", NULL};
+    struct database *db = NULL;
+    struct reader r;
+    struct json_scan s;
+    struct json_text key;
+    uint32_t seen = 0;
+    int field;
+    bool more = false;
+
+    enum err_code rc = query_none(req, err);
+    body_scan(req, &s);
+    if (!rc && json_scan_peek(&s)) {
+        rc = json_scan_object(&s, err);
+        if (!rc) rc = json_scan_member(&s, &key, &more, err);
+        if (!rc && more) {
+            rc = json_scan_field(&key, names, &seen, &field, err);
+            if (!rc)
+                rc = err_set(err, ERR_INVALID_FILTER,
+                             "has a \"filter\"; this version does not support filters yet");
+            json_vectors_subject(err, "the request");
+        }
+    }
+    if (!rc) rc = json_scan_end(&s, err);
+    if (!rc) rc = acquire(app, req, &db, err);
+    if (rc) return rc;
+    reader_begin(db, &r);
+    uint64_t count = reader_count(&r);
+    reader_end(&r);
+    buf_printf(answer_json(res, 200), "{\"count\":%" PRIu64 "}\n", count);
+    service_release(db);
+    return ERR_OK;
+}
