@@ -18,9 +18,9 @@
  * section_key. */
 struct config {
 #define OPTION_U64(section, key, def, min, max, unit, help) uint64_t section##_##key;
-#define OPTION_BOOL(section, key, def, help) bool section##_##key;
-#define OPTION_TEXT(section, key, def, help) char *section##_##key;
-#define OPTION_ENUM(section, key, def, choices, help) char *section##_##key;
+#define OPTION_BOOL(section, key, def, help)                bool section##_##key;
+#define OPTION_TEXT(section, key, def, help)                char *section##_##key;
+#define OPTION_ENUM(section, key, def, choices, help)       char *section##_##key;
 #include "config/options.def"
     struct config_sources *sources; /* where each value came from */
 };
