@@ -39,6 +39,37 @@ static enum err_code input_open(const char *name, int *fd, uint64_t *bytes, stru
     return ERR_OK;
 }
 
+/* What was stored before the failure stays stored; that matters to who tries again. */
+static void tell_what_is_there(const struct client *client, struct err *err)
+{
+    const char *body = client_error_body(client);
+    json_t *root = body ? json_loads(body, 0, NULL) : NULL;
+    const json_t *details = json_object_get(json_object_get(root, "error"), "details");
+    json_int_t count = json_integer_value(json_object_get(details, "imported"));
+    size_t used = strlen(err->msg);
+
+    if (count > 0)
+        snprintf(err->msg + used, sizeof err->msg - used,
+                 "; the %" JSON_INTEGER_FORMAT " vectors before it are stored", count);
+    json_decref(root);
+}
+
+static void print_answer(const json_t *answer)
+{
+    struct table table = {.heads = {"NAME", "VECTORS", "CREATED"}};
+    size_t i;
+    const json_t *database;
+
+    json_array_foreach(json_object_get(answer, "databases"), i, database)
+    {
+        table_add(&table, json_object_get(database, "name"));
+        table_add(&table, json_object_get(database, "vectors"));
+        table_add(&table, json_object_get(database, "created"));
+    }
+    table_print(&table, stdout);
+    table_free(&table);
+}
+
 static enum err_code run(struct cli *cli, const struct args *args, struct err *err)
 {
     const char *database = args_get(args, "database");
@@ -59,11 +90,14 @@ static enum err_code run(struct cli *cli, const struct args *args, struct err *e
 
     progress_start(&progress, "importing", bytes);
     rc = client_upload(cli->client, path, fd, bytes, &reply, progress_update, &progress, err);
-    if (rc) goto out;
+    if (rc) {
+        tell_what_is_there(cli->client, err);
+        goto out;
+    }
     progress.verb = "imported";
     progress_end(&progress);
     rc = cli_answer(cli, &reply, &answer, err);
-    if (!rc && answer) output_pairs(answer, stdout);
+    if (!rc && answer) print_answer(answer);
 
 out:
     if (fd > STDIN_FILENO) close(fd);

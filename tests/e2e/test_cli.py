@@ -269,6 +269,21 @@ def test_requests_are_what_the_contract_says(stubs, tmp_path):
     assert stub.requests[5][2]["X-API-Key"] == "secret"
 
 
+def test_an_import_tells_what_was_stored(stubs, tmp_path):
+    dump = tmp_path / "dump.json"
+    dump.write_text(json.dumps(DUMP))
+    answer = {"imported": 3, "databases": [{"name": "docs", "vectors": 3, "created": True, "lsn": 1}]}
+    stub = stubs(reply(200, json.dumps(answer)))
+    lines = good(stub.url, "import", "--input", dump).splitlines()
+    assert [line.split() for line in lines] == [["NAME", "VECTORS", "CREATED"], ["docs", "3", "true"]]
+    assert json.loads(good(stub.url, "import", "--input", dump, "--json")) == answer
+
+    error = {"error": {"code": "invalid_vector", "message": "vector 1000 is bad", "request_id": "r",
+                       "details": {"imported": 1000}}}
+    message = failed(1, stubs(reply(400, json.dumps(error))).url, "import", "--input", dump)
+    assert "vector 1000 is bad (invalid_vector, HTTP 400); the 1000 vectors before it are" in message
+
+
 def test_errors_show_message_and_code_and_cannot_steer_the_terminal(stubs):
     body = json.dumps({"error": {"code": "invalid_name", "message": "no \033[2J name",
                                  "request_id": "r"}})
