@@ -20,6 +20,7 @@ struct daemon_loop {
     uv_signal_t terminate, interrupt, hangup;
     uv_poll_t poll;      /* the listening socket */
     uv_timer_t back_off; /* no descriptors: look again later instead of spinning */
+    unsigned lacks;      /* times in a row */
     uv_timer_t sweeper;
     uv_timer_t watchdog;
     uv_async_t drained; /* from the last loop thread */
@@ -71,8 +72,12 @@ static void daemon_on_connect(uv_poll_t *poll, int status, int events)
     bool room = listener_accept(d->daemon->listener);
     if (listener_sweep(d->daemon->listener) && !uv_is_active((uv_handle_t *)&d->sweeper))
         uv_timer_start(&d->sweeper, daemon_on_sweep, SWEEP_MS, SWEEP_MS);
-    if (room) return;
-    log_warning("no descriptors left for new connections");
+    if (room) {
+        if (d->lacks > 0) log_info("there are descriptors for new connections again");
+        d->lacks = 0;
+        return;
+    }
+    if (d->lacks++ == 0) log_warning("no descriptors left for new connections");
     uv_poll_stop(&d->poll);
     uv_timer_start(&d->back_off, daemon_on_back_off, BACK_OFF_MS, 0);
 }

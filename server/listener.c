@@ -118,20 +118,9 @@ static enum err_code host_parse(const char *host, uint16_t port, struct sockaddr
     return ERR_OK;
 }
 
-bool listener_is_loopback(const char *host)
-{
-    struct sockaddr_storage addr;
-    socklen_t bytes;
-    struct err ignored;
-
-    if (host_parse(host, 0, &addr, &bytes, &ignored) != ERR_OK) return false;
-    struct in6_addr a = peer_address(&addr);
-    return address_is_loopback(&a);
-}
-
 /* ---- counting ---- */
 
-static bool listener_admit(struct listener *l, const struct sockaddr_storage *peer)
+bool listener_admit(struct listener *l, const struct sockaddr_storage *peer)
 {
     struct in6_addr addr = peer_address(peer), key = peer_key(addr);
     struct peer **bucket = &l->peers[peer_bucket(&key)], *p = NULL;
@@ -239,7 +228,7 @@ enum err_code listener_open(const struct listener_options *options, struct liste
 {
     struct listener *l = mem_new(struct listener);
     struct sockaddr_storage addr;
-    socklen_t addr_bytes;
+    socklen_t addr_bytes = 0;
     int on = 1, off = 0;
     enum err_code rc;
 

@@ -1,7 +1,8 @@
 /*
  * listener.h - the listening socket, and who may have how many connections.
  *
- * listener_open/accept/close: the main thread.  listener_forget: any thread.
+ * listener_open(), _accept(), _shut(), _sweep(), _close(): the main thread.  listener_admit() and
+ * listener_forget(): any thread.
  */
 #ifndef SERVER_LISTENER_H
 #define SERVER_LISTENER_H
@@ -26,9 +27,6 @@ struct listener_options {
 
 struct listener;
 
-/* True: nobody beyond this machine can reach `host`. */
-bool listener_is_loopback(const char *host);
-
 /* Bind and listen.  ERR_INVALID_REQUEST: `host` is not an address.  ERR_IO: bind or listen failed.
  */
 MUST_CHECK enum err_code listener_open(const struct listener_options *options,
@@ -46,6 +44,8 @@ void listener_shut(struct listener *listener);
  * quarter of a second. */
 bool listener_sweep(struct listener *listener);
 
+/* May this client have one more connection?  True counts it; for listener_accept() and tests. */
+bool listener_admit(struct listener *listener, const struct sockaddr_storage *peer);
 /* A connection that take() was given is closed. */
 void listener_forget(struct listener *listener, const struct sockaddr_storage *peer);
 

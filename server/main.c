@@ -153,35 +153,31 @@ static enum err_code server_read_pem(const char *key, const char *path, char **o
     return failed ? err_os(err, failed, "security.%s: cannot read %s", key, path) : ERR_OK;
 }
 
-/* What no range can say: options that depend on each other. */
-static enum err_code server_check(struct server *s, struct err *err)
+static enum err_code server_read_tls(struct server *s, struct err *err)
 {
     const struct config *c = &s->config;
     enum err_code rc;
 
-    if (!c->security_tls_cert != !c->security_tls_key)
-        return err_set(err, ERR_INVALID_REQUEST,
-                       "security.tls_cert and security.tls_key belong together: set both or none");
-    if (!listener_is_loopback(c->server_host) && !c->security_api_keys_file &&
-        !c->server_allow_insecure)
-        return err_set(err, ERR_INVALID_REQUEST,
-                       "server.host %s is reachable from other machines: set "
-                       "security.api_keys_file, or server.allow_insecure if that is meant",
-                       c->server_host);
     if (!c->security_tls_cert) return ERR_OK;
     rc = server_read_pem("tls_cert", c->security_tls_cert, &s->tls_cert, err);
     if (!rc) rc = server_read_pem("tls_key", c->security_tls_key, &s->tls_key, err);
     return rc;
 }
 
-static void server_raise_limits(void)
+/* As many descriptors as we may have, and a word if that is less than we may need. */
+static void server_raise_limits(const struct config *c)
 {
+    enum { OTHER_FILES = 64 };
     struct rlimit files;
 
-    if (getrlimit(RLIMIT_NOFILE, &files) != 0 || files.rlim_cur == files.rlim_max) return;
+    if (getrlimit(RLIMIT_NOFILE, &files) != 0) return;
     files.rlim_cur = files.rlim_max;
     if (setrlimit(RLIMIT_NOFILE, &files) != 0)
         log_warning("cannot raise the limit of open files: %s", strerror(errno));
+    if (files.rlim_max < c->server_max_connections + c->persistence_max_open_files + OTHER_FILES)
+        log_warning("the limit of open files is %llu: too few for server.max_connections and "
+                    "persistence.max_open_files",
+                    (unsigned long long)files.rlim_max);
 }
 
 /* The first words of the migration guide's log; scripts look for them. */
@@ -218,8 +214,8 @@ static int server_open(struct server *s, struct err *err)
     struct listener_options listener;
     enum err_code rc;
 
-    if (log_open(&log, err)) return EX_CONFIG;
-    server_raise_limits();
+    if (log_open(&log, err) || server_read_tls(s, err)) return EX_CONFIG;
+    server_raise_limits(&s->config);
     if (server_is_persistent(&s->config)) {
         rc = data_dir_open(s->config.persistence_storage_path, &s->lock_fd, err);
         if (rc) return rc == ERR_CONFLICT ? EX_TEMPFAIL : EX_CONFIG;
@@ -266,8 +262,6 @@ static int server_close(struct server *s, int status)
     http_free(s->http);
     listener_close(s->listener);
     data_dir_close(s->lock_fd);
-    mem_free(s->tls_cert);
-    mem_free(s->tls_key);
     return status;
 }
 
@@ -305,15 +299,17 @@ int main(int argc, char **argv)
         config_print_help(stdout);
         break;
     case CONFIG_CHECK:
-        if (server_check(&s, &err))
+        if (server_read_tls(&s, &err))
             status = server_fail(EX_CONFIG, &err);
         else
             puts("configuration is valid");
         break;
     case CONFIG_RUN:
-        status = server_check(&s, &err) ? server_fail(EX_CONFIG, &err) : server_main(&s);
+        status = server_main(&s);
         break;
     }
+    mem_free(s.tls_cert);
+    mem_free(s.tls_key);
     config_deinit(&s.config);
     return status;
 }

@@ -722,29 +722,6 @@ static void a_loop_that_is_alive_answers_a_ping(void **state)
     server_stop(&s);
 }
 
-static void addresses_are_understood(void **state)
-{
-    struct listener_options o = {.host = "example.org", .connection_count_max = 1};
-    struct listener *l;
-    struct err err;
-    (void)state;
-    assert_true(listener_is_loopback("127.0.0.1"));
-    assert_true(listener_is_loopback("127.9.9.9"));
-    assert_true(listener_is_loopback("::1"));
-    assert_true(listener_is_loopback("::ffff:127.0.0.1"));
-    assert_true(listener_is_loopback("localhost"));
-    assert_false(listener_is_loopback("0.0.0.0"));
-    assert_false(listener_is_loopback("::"));
-    assert_false(listener_is_loopback("192.168.1.1"));
-    assert_false(listener_is_loopback("example.org"));
-    assert_int_equal(listener_open(&o, &l, &err), ERR_INVALID_REQUEST);
-    o.host = "::1";
-    if (listener_open(&o, &l, &err) == ERR_OK) { /* a machine may be without IPv6 */
-        assert_memory_equal(listener_url(l), "http://[::1]:", 13);
-        listener_close(l);
-    }
-}
-
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -769,7 +746,6 @@ int main(void)
         cmocka_unit_test(requests_under_way_are_answered_before_the_end),
         cmocka_unit_test(past_the_deadline_nothing_new_is_begun),
         cmocka_unit_test(a_loop_that_is_alive_answers_a_ping),
-        cmocka_unit_test(addresses_are_understood),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
