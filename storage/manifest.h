@@ -1,0 +1,45 @@
+/*
+ * manifest.h - superblock and manifest: what a .jvdb file says of itself, to bytes and back.
+ *
+ * Everything read from a file is checked before it is believed: checksums, bounds, alignment,
+ * overlaps, and the extent sizes that region.h prescribes.
+ */
+#ifndef STORAGE_MANIFEST_H
+#define STORAGE_MANIFEST_H
+
+#include "storage/base/buf.h"
+#include "storage/jvdb_file.h"
+#include "storage/types.h"
+
+/* What a manifest holds beside the extents (which are the file's). */
+struct manifest {
+    struct schema schema; /* options owned: manifest_deinit() */
+    struct disk_counts counts;
+};
+void manifest_deinit(struct manifest *m);
+
+/* Append the manifest of the file as it is now to *out, padded to whole blocks; *sums_at is where
+ * the checksums of REGION_SUMS' blocks go (sums_count words, zero for now): fill them in, then
+ * superblock_make().  Under the writer lock. */
+void manifest_encode(struct jvdb_file *f, const struct schema *schema,
+                     const struct disk_counts *counts, uint64_t generation, uint64_t lsn,
+                     struct buf *out, size_t *sums_at, size_t *sums_count);
+
+/* A superblock for a manifest that lies at `manifest_at`; its bytes are final. */
+struct disk_superblock superblock_make(const struct jvdb_file *f, const struct buf *manifest,
+                                       uint64_t manifest_at, uint64_t file_bytes);
+
+/* The newest intact superblock of an open file.  ERR_CORRUPT: none; ERR_QUARANTINED: of a newer
+ * format.  Never writes. */
+MUST_CHECK enum err_code superblock_read(int fd, const char *file_name, struct disk_superblock *out,
+                                         struct err *err);
+/* Read the manifest that `sb` names; fills *m and the extents, space, sums and sizes of `f`, which
+ * was just jvdb_file_init()ed; the shapes of its regions follow from the schema. */
+MUST_CHECK enum err_code manifest_read(int fd, const struct disk_superblock *sb,
+                                       struct jvdb_file *f, struct manifest *m, struct err *err);
+/* Only the schema and the counts: for the catalog. */
+MUST_CHECK enum err_code manifest_peek(int fd, const char *file_name,
+                                       const struct disk_superblock *sb, struct manifest *m,
+                                       struct err *err);
+
+#endif
