@@ -19,6 +19,7 @@
 #ifndef STORAGE_DATABASE_H
 #define STORAGE_DATABASE_H
 
+#include "storage/base/arena.h"
 #include "storage/types.h"
 
 struct database;
@@ -29,10 +30,10 @@ const char *database_name(const struct database *db);
 /* ---- writes ---- */
 
 struct row_input {
-    struct vector_id id;    /* in; out when assign_id                                            */
-    bool assign_id;         /* the server picks the next free integer                            */
-    const float *vector;    /* `dimension` finite floats                                         */
-    const char *metadata;   /* JSON object text, validated by the caller; NULL or "{}" for none  */
+    struct vector_id id;  /* in; out when assign_id                                            */
+    bool assign_id;       /* the server picks the next free integer                            */
+    const float *vector;  /* `dimension` finite floats                                         */
+    const char *metadata; /* JSON object text, validated by the caller; NULL or "{}" for none  */
     uint32_t metadata_bytes;
     bool replaced; /* out: a row with this id existed                                            */
 };
@@ -65,10 +66,12 @@ MUST_CHECK enum err_code database_wait(struct database *db, uint64_t lsn, struct
 /* ---- reads ---- */
 
 struct reader {
-    const struct database *db;
-    const void *view; /* private to storage: the mappings this snapshot looks through */
-    uint64_t lsn;     /* the snapshot                                                  */
-    uint64_t now_ms;  /* one wall time for every expiry test                           */
+    struct database *db;
+    uint64_t lsn;        /* the snapshot                                            */
+    uint64_t live_count; /* rows in it                                              */
+    uint32_t slot_count; /* private to storage                                      */
+    uint64_t now_ms;     /* one wall time for every expiry test                     */
+    struct arena pieces; /* of metadata that does not lie in one piece              */
 };
 
 void reader_begin(struct database *db, struct reader *r);

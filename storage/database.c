@@ -1,0 +1,668 @@
+/*
+ * database.c - the write path: log, store, publish.
+ *
+ * A WRITE, under `writer`:
+ *   1. choose slots and the places of records, and reserve room for them: the last step that a full
+ *      disk can refuse, and nothing has happened yet;
+ *   2. write the rows into their fresh slots of the file, where no reader looks;
+ *   3. append one record with all of it to the log: from here it will survive a crash;
+ *   4. apply: slots, index, deaths of what was replaced, all with an LSN that no reader uses yet;
+ *   5. publish that LSN: readers that begin now see all of it, earlier ones nothing.
+ *
+ * SLOTS are taken from the chain of dead ones, oldest first, if the death is part of a finished
+ * checkpoint and every reader that could still see the row has left; else a new one is added.
+ */
+#include "storage/database.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "storage/base/clock.h"
+#include "storage/base/crc32c.h"
+#include "storage/base/epoch.h"
+#include "storage/base/log.h"
+#include "storage/base/mem.h"
+#include "storage/base/metrics.h"
+#include "storage/database_private.h"
+#include "storage/records.h"
+
+/* See id_index.c for why these are acquire and release. */
+#define SET(field, value) __atomic_store_n(&(field), (value), __ATOMIC_RELEASE)
+
+const struct schema *database_schema(const struct database *db)
+{
+    return &db->schema;
+}
+
+const char *database_name(const struct database *db)
+{
+    return db->name;
+}
+
+struct database *database_new(const char *name, const struct schema *schema, int dir_fd,
+                              const struct database_host *host)
+{
+    struct database *db = mem_new(struct database);
+    snprintf(db->name, sizeof db->name, "%s", name);
+    db->schema = *schema;
+    db->schema.options = schema->options ? mem_strdup(schema->options) : NULL;
+    db->dir_fd = dir_fd;
+    db->host = *host;
+    db->kernels = kernel_best();
+    mutex_init(&db->checkpoint_mu, LOCK_CHECKPOINT);
+    mutex_init(&db->writer, LOCK_DATABASE);
+    db->index.file = &db->file;
+    db->file.fd = db->file.dir_fd = -1;
+    db->counts.next_id = 1;
+    return db;
+}
+
+void database_free(struct database *db)
+{
+    if (!db) return;
+    wal_close(db->wal);
+    if (atomic_load(&db->has_writer_fd) && db->host.writer_closed)
+        db->host.writer_closed(db->host.ctx);
+    jvdb_file_deinit(&db->file);
+    mutex_deinit(&db->checkpoint_mu);
+    mutex_deinit(&db->writer);
+    mem_free(db->schema.options);
+    mem_free(db);
+}
+
+void database_quarantine(struct database *db, const struct err *err)
+{
+    int expected = ERR_OK;
+    if (atomic_compare_exchange_strong(&db->failed, &expected, ERR_QUARANTINED))
+        log_error("database \"%s\" is quarantined: %s", db->name, err->msg);
+}
+
+static enum err_code check_alive(struct database *db, struct err *err)
+{
+    int failed = atomic_load_explicit(&db->failed, memory_order_acquire);
+    if (failed == ERR_OK) return ERR_OK;
+    return err_set(err, (enum err_code)failed,
+                   "database \"%s\" is damaged; see the log of the server", db->name);
+}
+
+bool database_is_dirty(struct database *db)
+{
+    return atomic_load_explicit(&db->visible_lsn, memory_order_acquire) >
+           atomic_load_explicit(&db->checkpoint_lsn, memory_order_acquire);
+}
+
+/* ---- the descriptor for writing ---- */
+
+enum err_code database_writer_ready(struct database *db, enum patience patience, struct err *err)
+{
+    if (db->dir_fd < 0) return ERR_OK;
+    enum err_code rc = ERR_OK;
+    if (!wal_is_started(db->wal)) {
+        if (patience == PATIENCE_NONE)
+            return err_set(err, ERR_WOULD_BLOCK, "the log is not started");
+        mutex_lock(&db->checkpoint_mu);
+        if (!wal_is_started(db->wal)) {
+            rc = wal_prepare(db->wal, err);
+            mutex_lock(&db->writer);
+            if (!rc) rc = wal_switch(db->wal, err);
+            mutex_unlock(&db->writer);
+        }
+        mutex_unlock(&db->checkpoint_mu);
+        if (rc) return rc;
+    }
+    if (atomic_load_explicit(&db->has_writer_fd, memory_order_acquire)) return ERR_OK;
+
+    rc = db->host.writer_opens ? db->host.writer_opens(db->host.ctx, patience, err) : ERR_OK;
+    if (rc) return rc;
+    mutex_lock(&db->writer);
+    bool already = atomic_load(&db->has_writer_fd);
+    if (!already) {
+        rc = jvdb_file_writable(&db->file, err);
+        if (!rc) {
+            atomic_store(&db->has_writer_fd, true);
+            atomic_store(&db->last_write_ns, clock_ns());
+        }
+    }
+    mutex_unlock(&db->writer);
+    if ((already || rc) && db->host.writer_closed) db->host.writer_closed(db->host.ctx);
+    return rc;
+}
+
+void database_close_idle_writer(struct database *db, uint64_t idle_ns)
+{
+    if (!atomic_load_explicit(&db->has_writer_fd, memory_order_acquire) || db->dir_fd < 0) return;
+    if (clock_ns() - atomic_load(&db->last_write_ns) < idle_ns) return;
+
+    /* The same descriptor from the first write to the sync: a fresh one can miss an error. */
+    mutex_lock(&db->checkpoint_mu); /* a checkpoint uses it too */
+    mutex_lock(&db->writer);
+    uint64_t writes = db->file.write_count;
+    int fd = db->file.fd;
+    mutex_unlock(&db->writer);
+    int os_errno = fd >= 0 ? file_datasync(fd) : 0;
+
+    mutex_lock(&db->writer);
+    bool closed = false;
+    if (os_errno) {
+        log_error("database \"%s\" is read-only until restart: syncing %s failed: %s", db->name,
+                  db->file.file_name, strerror(os_errno));
+        atomic_store(&db->failed, ERR_READ_ONLY);
+    } else if (fd >= 0 && db->file.write_count == writes) {
+        file_close(fd);
+        db->file.fd = -1;
+        atomic_store(&db->has_writer_fd, false);
+        closed = true;
+    }
+    mutex_unlock(&db->writer);
+    mutex_unlock(&db->checkpoint_mu);
+    if (closed && db->host.writer_closed) db->host.writer_closed(db->host.ctx);
+}
+
+/* ---- room ---- */
+
+enum err_code database_reserve(struct database *db, uint64_t slots, uint64_t records_bytes,
+                               uint64_t keys, struct err *err)
+{
+    if (slots > UINT32_MAX - 1)
+        return err_set(err, ERR_STORAGE_FULL, "database \"%s\" has all the rows it can hold",
+                       db->name);
+    enum err_code rc = jvdb_file_grow(&db->file, REGION_VECTORS, slots, err);
+    if (!rc) rc = jvdb_file_grow(&db->file, REGION_SLOTS, slots, err);
+    if (!rc) rc = jvdb_file_grow(&db->file, REGION_RECORDS, records_bytes, err);
+    if (!rc)
+        rc = jvdb_file_grow(&db->file, REGION_ID_INDEX, id_index_nodes_needed(&db->index, keys),
+                            err);
+    return rc;
+}
+
+uint32_t database_row_crc(const struct database *db, const struct disk_wal_op *op,
+                          const float *vector)
+{
+    uint32_t crc = crc32c(0, &op->key, sizeof op->key);
+    crc = crc32c(crc, &op->text_bytes, sizeof op->text_bytes);
+    return crc32c(crc, vector, (size_t)db->schema.dimension * sizeof(float));
+}
+
+enum err_code database_write_rows(struct database *db, uint64_t lsn, const struct row_op *ops,
+                                  size_t count, struct err *err)
+{
+    static const char zeros[ROW_ALIGN];
+    enum { RUN_MAX = 256 };
+    struct iovec iov[2 * RUN_MAX];
+    uint64_t vector_bytes = (uint64_t)db->schema.dimension * sizeof(float);
+    uint64_t padding = db->row_bytes - vector_bytes;
+
+    for (size_t i = 0; i < count;) {
+        if (ops[i].head.kind != WAL_OP_PUT) {
+            i++;
+            continue;
+        }
+        /* Rows of neighbouring slots go out in one call. */
+        uint32_t first = ops[i].head.slot;
+        uint64_t room = region_run(&db->file.shapes[REGION_VECTORS], first);
+        uint32_t rows = 0;
+        int parts = 0;
+        for (; i < count && rows < room && rows < RUN_MAX; i++, rows++) {
+            if (ops[i].head.kind != WAL_OP_PUT || ops[i].head.slot != first + rows) break;
+            iov[parts++] = (struct iovec){(void *)(uintptr_t)ops[i].vector, vector_bytes};
+            if (padding) iov[parts++] = (struct iovec){(void *)(uintptr_t)zeros, padding};
+        }
+        enum err_code rc = jvdb_file_write(&db->file, REGION_VECTORS, first, iov, parts, err);
+        if (rc) return rc;
+    }
+    for (size_t i = 0; i < count; i++) {
+        const struct disk_wal_op *op = &ops[i].head;
+        if (op->kind != WAL_OP_PUT || !op->record_at) continue;
+        enum err_code rc = records_write(&db->file, op->record_at, lsn, ops[i].text, op->text_bytes,
+                                         ops[i].metadata, op->metadata_bytes, err);
+        if (rc) return rc;
+    }
+    return ERR_OK;
+}
+
+/* ---- apply ---- */
+
+static enum err_code damaged(struct database *db, const char *what, struct err *err)
+{
+    return err_set(err, ERR_CORRUPT, "database \"%s\": %s is damaged", db->name, what);
+}
+
+static struct slot *slot_change(struct database *db, uint32_t number)
+{
+    return jvdb_file_change(&db->file, REGION_SLOTS, number);
+}
+
+/* The row of a slot ends at `lsn`; the slot joins the chain of those to be used again. */
+static enum err_code end_row(struct database *db, uint32_t number, uint64_t lsn, struct err *err)
+{
+    struct disk_counts *c = &db->counts;
+    struct slot *s = slot_change(db, number);
+    if (!s) return damaged(db, "a slot", err);
+    SET(s->death, lsn);
+    s->next_dead = 0;
+    if (c->dead_last) {
+        struct slot *last = slot_change(db, c->dead_last - 1);
+        if (!last) return damaged(db, "a slot", err);
+        last->next_dead = number + 1;
+    } else {
+        c->dead_first = number + 1;
+    }
+    c->dead_last = number + 1;
+    c->dead_count++;
+    c->live_count--;
+    if (s->record_at) {
+        struct disk_record head = {0};
+        const struct disk_record *stored =
+            jvdb_file_read(&db->file, REGION_RECORDS, s->record_at - 1);
+        /* Only an estimate for statistics: a head that straddles extents is left out. */
+        if (stored &&
+            region_run(&db->file.shapes[REGION_RECORDS], s->record_at - 1) >= sizeof head) {
+            memcpy(&head, stored, sizeof head);
+            c->garbage_bytes += records_size(head.text_bytes, head.metadata_bytes);
+        }
+    }
+    return ERR_OK;
+}
+
+static struct index_key slot_key(struct database *db, const struct slot *s, char copy[ID_BYTES_MAX])
+{
+    struct index_key key = {.key = s->key};
+    if (s->text_bytes) {
+        key.text = records_text(&db->file, s->record_at, s->text_bytes, copy);
+        key.text_bytes = key.text ? s->text_bytes : 0;
+    }
+    return key;
+}
+
+/* Take slot `number`: the head of the dead, or one behind the last. */
+static enum err_code take_slot(struct database *db, uint32_t number, struct err *err)
+{
+    struct disk_counts *c = &db->counts;
+    if (number == c->slot_count) {
+        c->slot_count++;
+        return ERR_OK;
+    }
+    struct slot *s = slot_change(db, number);
+    if (!s || c->dead_first != number + 1) return damaged(db, "the chain of free slots", err);
+    c->dead_first = s->next_dead;
+    if (!c->dead_first) c->dead_last = 0;
+    c->dead_count--;
+
+    char copy[ID_BYTES_MAX];
+    struct index_key key = slot_key(db, s, copy);
+    if (s->text_bytes && !key.text) return damaged(db, "a record", err);
+    if (id_index_remove(&db->index, &key, number) == INDEX_DAMAGED)
+        return damaged(db, "the id index", err);
+    SET(s->birth, SLOT_NEVER); /* before anything else changes: readers look at death, then birth */
+    return ERR_OK;
+}
+
+static enum err_code apply_put(struct database *db, uint64_t lsn, const struct row_op *op,
+                               struct err *err)
+{
+    const struct disk_wal_op *h = &op->head;
+    enum err_code rc = take_slot(db, h->slot, err);
+    if (rc) return rc;
+    struct slot *s = slot_change(db, h->slot);
+    if (!s) return damaged(db, "a slot", err);
+
+    uint32_t old = 0;
+    struct index_key key = {.key = h->key, .text = op->text, .text_bytes = h->text_bytes};
+    enum index_result found = id_index_find(&db->index, &key, &old);
+    if (found == INDEX_DAMAGED) return damaged(db, "the id index", err);
+
+    SET(s->birth, SLOT_NEVER);
+    s->key = h->key;
+    s->expires_at_ms = h->expires_at_ms;
+    s->record_at = h->record_at;
+    s->text_bytes = h->text_bytes;
+    s->replaced = found == INDEX_FOUND ? old + 1 : 0;
+    s->next_dead = 0;
+    s->generation++;
+    s->row_crc = h->row_crc;
+    SET(s->death, SLOT_NEVER);
+    SET(s->birth, lsn);
+    if (h->record_at) {
+        uint64_t end = h->record_at - 1 + records_size(h->text_bytes, h->metadata_bytes);
+        if (end > db->counts.records_bytes) db->counts.records_bytes = end;
+    }
+    db->counts.live_count++;
+    if (!h->text_bytes && h->key >= db->counts.next_id) db->counts.next_id = h->key + 1;
+
+    if (id_index_put(&db->index, &key, h->record_at, h->slot, &old) == INDEX_DAMAGED)
+        return damaged(db, "the id index", err);
+    if (found != INDEX_FOUND) return ERR_OK;
+
+    const struct slot *replaced = jvdb_file_read(&db->file, REGION_SLOTS, old);
+    if (!replaced) return damaged(db, "a slot", err);
+    return replaced->death == SLOT_NEVER ? end_row(db, old, lsn, err) : ERR_OK;
+}
+
+enum err_code database_apply(struct database *db, uint64_t lsn, const struct row_op *op,
+                             struct err *err)
+{
+    switch (op->head.kind) {
+    case WAL_OP_PUT:
+        return apply_put(db, lsn, op, err);
+    case WAL_OP_DELETE:
+        if (op->head.slot >= db->counts.slot_count) return damaged(db, "the log", err);
+        return end_row(db, op->head.slot, lsn, err);
+    default:
+        return damaged(db, "the log", err);
+    }
+}
+
+void database_publish(struct database *db, uint64_t lsn)
+{
+    uint32_t version = atomic_load_explicit(&db->snapshot_version, memory_order_relaxed);
+    atomic_store_explicit(&db->snapshot_version, version + 1, memory_order_release);
+    atomic_store_explicit(&db->visible_lsn, lsn, memory_order_release);
+    atomic_store_explicit(&db->live_count, db->counts.live_count, memory_order_release);
+    atomic_store_explicit(&db->slot_count, db->counts.slot_count, memory_order_release);
+    /* Pairs with reader_begin(). */
+    atomic_store_explicit(&db->snapshot_version, version + 2, memory_order_release);
+
+    db->last_lsn = lsn;
+    atomic_store_explicit(&db->dead_count, db->counts.dead_count, memory_order_relaxed);
+    atomic_store_explicit(&db->garbage_bytes, db->counts.garbage_bytes, memory_order_relaxed);
+    atomic_store_explicit(&db->file_bytes, db->file.file_bytes, memory_order_relaxed);
+    atomic_store_explicit(&db->last_write_ns, clock_ns(), memory_order_relaxed);
+}
+
+/* ---- put ---- */
+
+static enum err_code check_rows(struct database *db, const struct row_input *rows, size_t count,
+                                size_t dimension, struct err *err)
+{
+    if (dimension != db->schema.dimension)
+        return err_set(err, ERR_DIMENSION_MISMATCH,
+                       "the vector has %zu numbers; database \"%s\" has dimension %" PRIu32,
+                       dimension, db->name, db->schema.dimension);
+    for (size_t i = 0; i < count; i++) {
+        for (size_t k = 0; k < dimension; k++)
+            if (!isfinite(rows[i].vector[k]))
+                return err_set(err, ERR_INVALID_VECTOR,
+                               "number %zu of vector %zu of %zu is not finite", k + 1, i + 1,
+                               count);
+        if (rows[i].metadata_bytes > METADATA_BYTES_MAX)
+            return err_set(err, ERR_INVALID_REQUEST,
+                           "metadata of vector %zu of %zu has %" PRIu32
+                           " bytes; at most %d are kept",
+                           i + 1, count, rows[i].metadata_bytes, METADATA_BYTES_MAX);
+    }
+    return ERR_OK;
+}
+
+/* Take `writer` with a descriptor to write through and a log to append to. */
+static enum err_code lock_writer(struct database *db, bool may_block, struct err *err)
+{
+    for (;;) {
+        enum err_code rc =
+            database_writer_ready(db, may_block ? PATIENCE_WAIT : PATIENCE_NONE, err);
+        if (rc) return rc;
+        if (may_block)
+            mutex_lock(&db->writer);
+        else if (!mutex_trylock(&db->writer))
+            return err_set(err, ERR_WOULD_BLOCK, "the writer is busy");
+        if (db->file.fd >= 0) return ERR_OK;
+        mutex_unlock(&db->writer); /* closed as idle just now */
+    }
+}
+
+static uint64_t next_lsn(struct database *db)
+{
+    return db->wal ? wal_next_lsn(db->wal) : db->last_lsn + 1;
+}
+
+/* Slots that died in a finished checkpoint are free once the readers of that time have left. */
+static void advance_reuse(struct database *db)
+{
+    if (!db->reuse_next.lsn || !epoch_passed(db->reuse_next.epoch)) return;
+    db->reuse_lsn = db->reuse_next.lsn;
+    db->reuse_next.lsn = 0;
+}
+
+/* Choose a slot and a place for the record of each row; nothing changes. */
+static enum err_code place_rows(struct database *db, struct row_input *rows, size_t count,
+                                struct row_op *ops, uint64_t *slots, uint64_t *records_bytes,
+                                struct err *err)
+{
+    uint64_t slot_count = db->counts.slot_count, records = db->counts.records_bytes;
+    uint64_t next_id = db->counts.next_id;
+    uint32_t dead = db->counts.dead_first;
+    for (size_t i = 0; i < count; i++) {
+        struct row_input *row = &rows[i];
+        struct disk_wal_op *op = &ops[i].head;
+        if (row->assign_id) {
+            if (next_id > INT64_MAX)
+                return err_set(err, ERR_CONFLICT,
+                               "database \"%s\" has no free integer id above %" PRId64
+                               "; give an id",
+                               db->name, INT64_MAX);
+            row->id = (struct vector_id){.number = next_id};
+        }
+        struct index_key key = index_key_of(&row->id);
+        if (!key.text_bytes && key.key >= next_id) next_id = key.key + 1;
+        uint32_t metadata_bytes = row->metadata ? row->metadata_bytes : 0;
+        if (metadata_bytes == 2 && memcmp(row->metadata, "{}", 2) == 0) metadata_bytes = 0;
+
+        *op = (struct disk_wal_op){.kind = WAL_OP_PUT,
+                                   .key = key.key,
+                                   .text_bytes = key.text_bytes,
+                                   .metadata_bytes = metadata_bytes};
+        ops[i].text = key.text;
+        ops[i].metadata = row->metadata;
+        ops[i].vector = row->vector;
+
+        const struct slot *s = NULL;
+        if (dead) {
+            s = jvdb_file_read(&db->file, REGION_SLOTS, dead - 1);
+            if (!s) return damaged(db, "a slot", err);
+        }
+        if (s && s->death <= db->reuse_lsn) {
+            op->slot = dead - 1;
+            dead = s->next_dead;
+        } else {
+            dead = 0; /* the next ones died later still */
+            if (slot_count >= UINT32_MAX - 1)
+                return err_set(err, ERR_STORAGE_FULL,
+                               "database \"%s\" has all the rows it can hold", db->name);
+            op->slot = (uint32_t)slot_count++;
+        }
+        if (key.text_bytes || metadata_bytes) {
+            op->record_at = records + 1;
+            records += records_size(key.text_bytes, metadata_bytes);
+        }
+        op->row_crc = database_row_crc(db, op, row->vector);
+    }
+    *slots = slot_count;
+    *records_bytes = records;
+    return ERR_OK;
+}
+
+/* The log record of `ops`: heads and texts are gathered in `scratch`, vectors stay where they are.
+ */
+static enum err_code log_rows(struct database *db, const struct row_op *ops, size_t count,
+                              uint64_t *lsn, struct err *err)
+{
+    if (!db->wal) { /* in memory */
+        *lsn = next_lsn(db);
+        return ERR_OK;
+    }
+    static const char zeros[8];
+    size_t vector_bytes = (size_t)db->schema.dimension * sizeof(float), scratch_bytes = 0;
+    for (size_t i = 0; i < count; i++)
+        scratch_bytes +=
+            sizeof ops[i].head + ops[i].head.text_bytes + ops[i].head.metadata_bytes + 8;
+    struct iovec *iov = mem_try((3 * count + 2) * sizeof *iov);
+    char *scratch = mem_try(scratch_bytes), *at = scratch;
+    enum err_code rc = ERR_OK;
+    if (!iov || !scratch) {
+        rc = err_set(err, ERR_NOMEM, "out of memory for a write of %zu rows", count);
+        goto out;
+    }
+    struct disk_wal_record head = {.type = WAL_ROWS, .op_count = (uint32_t)count};
+    int parts = 0;
+    iov[parts++] = (struct iovec){&head, sizeof head};
+    for (size_t i = 0; i < count; i++) {
+        const struct disk_wal_op *op = &ops[i].head;
+        char *start = at;
+        memcpy(at, op, sizeof *op);
+        at += sizeof *op;
+        if (op->text_bytes) memcpy(at, ops[i].text, op->text_bytes);
+        at += op->text_bytes;
+        if (op->metadata_bytes) memcpy(at, ops[i].metadata, op->metadata_bytes);
+        at += op->metadata_bytes;
+        size_t pad = (8 - (size_t)(at - start) % 8) % 8;
+        memset(at, 0, pad);
+        at += pad;
+        iov[parts++] = (struct iovec){start, (size_t)(at - start)};
+        if (op->kind != WAL_OP_PUT) continue;
+        iov[parts++] = (struct iovec){(void *)(uintptr_t)ops[i].vector, vector_bytes};
+        if (vector_bytes % 8) iov[parts++] = (struct iovec){(void *)(uintptr_t)zeros, 4};
+    }
+    rc = wal_append(db->wal, &head, iov, parts, lsn, err);
+out:
+    mem_free(iov);
+    mem_free(scratch);
+    return rc;
+}
+
+/* Steps 4 and 5.  A failure here is damage: the log has the record, memory has half of it. */
+static enum err_code apply_and_publish(struct database *db, uint64_t lsn, const struct row_op *ops,
+                                       size_t count, struct err *err)
+{
+    for (size_t i = 0; i < count; i++) {
+        enum err_code rc = database_apply(db, lsn, &ops[i], err);
+        if (rc) {
+            database_quarantine(db, err);
+            return rc;
+        }
+    }
+    database_publish(db, lsn);
+    return ERR_OK;
+}
+
+enum err_code database_put(struct database *db, struct row_input *rows, size_t count,
+                           size_t dimension, bool may_block, uint64_t *lsn, struct err *err)
+{
+    if (count == 0 || count > UINT32_MAX / 4)
+        return err_set(err, ERR_INVALID_REQUEST, "a write needs at least one vector");
+    enum err_code rc = check_alive(db, err);
+    if (!rc) rc = check_rows(db, rows, count, dimension, err);
+    if (rc) return rc;
+
+    struct row_op *ops = mem_try(count * sizeof *ops);
+    if (!ops) return err_set(err, ERR_NOMEM, "out of memory for a write of %zu rows", count);
+    rc = lock_writer(db, may_block, err);
+    if (rc) goto out;
+    advance_reuse(db);
+    for (size_t i = 0; i < count; i++) {
+        uint32_t slot;
+        rows[i].replaced = false;
+        if (rows[i].assign_id) continue;
+        struct index_key key = index_key_of(&rows[i].id);
+        enum index_result found = id_index_find(&db->index, &key, &slot);
+        if (found == INDEX_FOUND) {
+            const struct slot *s = jvdb_file_read(&db->file, REGION_SLOTS, slot);
+            rows[i].replaced = s && s->death == SLOT_NEVER;
+        }
+    }
+    uint64_t slots = 0, records_bytes = 0;
+    rc = place_rows(db, rows, count, ops, &slots, &records_bytes, err);
+    if (!rc) rc = database_reserve(db, slots, records_bytes, count, err);
+    if (!rc) rc = database_write_rows(db, next_lsn(db), ops, count, err);
+    if (!rc) rc = log_rows(db, ops, count, lsn, err);
+    if (!rc) rc = apply_and_publish(db, *lsn, ops, count, err);
+    if (rc == ERR_CORRUPT) database_quarantine(db, err);
+    if (!rc) stat_add(STAT_INSERTS, count);
+    mutex_unlock(&db->writer);
+out:
+    mem_free(ops);
+    return rc;
+}
+
+/* ---- delete ---- */
+
+static int by_slot(const void *a, const void *b)
+{
+    const struct row_op *x = a, *y = b;
+    return x->head.slot < y->head.slot ? -1 : x->head.slot > y->head.slot;
+}
+
+/* An id that was named twice dies once. */
+static size_t drop_repeated(struct row_op *ops, size_t count)
+{
+    if (count == 0) return 0;
+    qsort(ops, count, sizeof ops[0], by_slot);
+    size_t kept = 1;
+    for (size_t i = 1; i < count; i++)
+        if (ops[i].head.slot != ops[kept - 1].head.slot) ops[kept++] = ops[i];
+    return kept;
+}
+
+enum err_code database_delete(struct database *db, const struct vector_id *ids, size_t count,
+                              bool may_block, size_t *deleted, uint64_t *lsn, struct err *err)
+{
+    *deleted = 0;
+    enum err_code rc = check_alive(db, err);
+    if (rc) return rc;
+    struct row_op *ops = mem_try((count + 1) * sizeof *ops);
+    if (!ops) return err_set(err, ERR_NOMEM, "out of memory for %zu deletes", count);
+    rc = lock_writer(db, may_block, err);
+    if (rc) goto out;
+
+    size_t found_count = 0;
+    for (size_t i = 0; i < count && !rc; i++) {
+        struct index_key key = index_key_of(&ids[i]);
+        uint32_t slot;
+        enum index_result found = id_index_find(&db->index, &key, &slot);
+        const struct slot *s =
+            found == INDEX_FOUND ? jvdb_file_read(&db->file, REGION_SLOTS, slot) : NULL;
+        if (found == INDEX_DAMAGED || (found == INDEX_FOUND && !s))
+            rc = damaged(db, "the id index", err);
+        if (rc || !s || s->death != SLOT_NEVER) continue;
+        ops[found_count++] = (struct row_op){
+            .head = {.kind = WAL_OP_DELETE,
+                     .slot = slot,
+                     .key = key.key,
+                     .text_bytes = key.text_bytes},
+            .text = key.text,
+        };
+    }
+    found_count = drop_repeated(ops, found_count);
+    *lsn = db->last_lsn;
+    if (!rc && found_count) rc = log_rows(db, ops, found_count, lsn, err);
+    if (!rc && found_count) rc = apply_and_publish(db, *lsn, ops, found_count, err);
+    if (rc == ERR_CORRUPT) database_quarantine(db, err);
+    mutex_unlock(&db->writer);
+    if (!rc) {
+        *deleted = found_count;
+        stat_add(STAT_DELETES, found_count);
+    }
+out:
+    mem_free(ops);
+    return rc;
+}
+
+/* ---- durability ---- */
+
+bool database_await(struct database *db, uint64_t lsn, enum durability durability,
+                    database_durable_fn *fn, void *ctx)
+{
+    if (!db->wal || durability == DURABILITY_PERIODIC) return true;
+    return wal_await(db->wal, lsn, fn, ctx);
+}
+
+enum err_code database_wait(struct database *db, uint64_t lsn, struct err *err)
+{
+    while (db->wal && wal_durable_lsn(db->wal) < lsn) {
+        enum err_code rc = wal_sync(db->wal, err);
+        if (rc) return rc;
+    }
+    return ERR_OK;
+}

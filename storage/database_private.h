@@ -1,0 +1,140 @@
+/*
+ * database_private.h - inside of an open database: for database.c, reader.c, checkpoint.c,
+ * recovery.c and the engines.
+ */
+#ifndef STORAGE_DATABASE_PRIVATE_H
+#define STORAGE_DATABASE_PRIVATE_H
+
+#include <stdatomic.h>
+
+#include "storage/base/lock.h"
+#include "storage/database.h"
+#include "storage/id_index.h"
+#include "storage/jvdb_file.h"
+#include "storage/kernel/kernel.h"
+#include "storage/wal.h"
+
+enum patience {
+    PATIENCE_NONE, /* ERR_WOULD_BLOCK rather than wait                         */
+    PATIENCE_WAIT, /* make room first                                          */
+    PATIENCE_FORCE /* a checkpoint: it must go on, over the limit if need be   */
+};
+
+/* How a database tells the table of open files (file_cache.c) that it holds one more. */
+struct database_host {
+    /* About to open a descriptor for writing, not under any lock. */
+    enum err_code (*writer_opens)(void *ctx, enum patience patience, struct err *err);
+    void (*writer_closed)(void *ctx);
+    void *ctx;
+};
+
+struct database {
+    /* Constant after open. */
+    char name[NAME_BYTES_MAX + 1];
+    struct schema schema; /* options owned */
+    int dir_fd;           /* borrowed; -1: in memory */
+    const struct kernel_set *kernels;
+    struct database_host host;
+    uint64_t row_bytes; /* of a vector as it lies in the file, padding included */
+    void *owner;        /* the file cache's entry */
+
+    struct mutex checkpoint_mu; /* LOCK_CHECKPOINT: file.generation and so on */
+    struct mutex writer;        /* LOCK_DATABASE: all that follows            */
+    struct jvdb_file file;
+    struct wal *wal; /* NULL: in memory */
+    struct id_index index;
+    struct disk_counts counts; /* without the index_ members, which are index's */
+    uint64_t last_lsn;
+    uint64_t reuse_lsn; /* slots that died up to here may be used again */
+    struct {
+        uint64_t lsn; /* 0: none; becomes reuse_lsn when every reader of `epoch` has left */
+        uint64_t epoch;
+    } reuse_next;
+
+    /* The published snapshot: three values under a version that is odd while they change. */
+    _Atomic uint32_t snapshot_version;
+    _Atomic uint64_t visible_lsn;
+    _Atomic uint64_t live_count;
+    _Atomic uint32_t slot_count;
+
+    /* ERR_OK, ERR_READ_ONLY or ERR_QUARANTINED: what every later write (or call) gets. */
+    _Atomic int failed;
+
+    /* For statistics; atomic, stored by the writer or the checkpoint. */
+    _Atomic bool has_writer_fd;
+    _Atomic uint64_t last_write_ns;
+    _Atomic uint64_t dead_count;
+    _Atomic uint64_t garbage_bytes;
+    _Atomic uint64_t file_bytes;
+    _Atomic uint64_t checkpoint_lsn;
+    _Atomic uint64_t last_flush_at_ms;
+    _Atomic uint64_t last_flush_ns;
+};
+
+/* ---- database.c ---- */
+
+/* A database struct without files: for database_create() and database_open(). */
+struct database *database_new(const char *name, const struct schema *schema, int dir_fd,
+                              const struct database_host *host);
+/* Unmap, close, free; nothing is written.  No reader, writer or waiter is left.  NULL is fine. */
+void database_free(struct database *db);
+
+/* One operation of a record, for writers and for replay alike.  ERR_CORRUPT. */
+struct row_op {
+    struct disk_wal_op head;
+    const char *text;
+    const char *metadata;
+    const float *vector;
+};
+MUST_CHECK enum err_code database_apply(struct database *db, uint64_t lsn, const struct row_op *op,
+                                        struct err *err);
+/* Room for so many slots, bytes of records, and keys in the index. */
+MUST_CHECK enum err_code database_reserve(struct database *db, uint64_t slots,
+                                          uint64_t records_bytes, uint64_t keys, struct err *err);
+/* Write the rows of put operations into their slots. */
+MUST_CHECK enum err_code database_write_rows(struct database *db, uint64_t lsn,
+                                             const struct row_op *ops, size_t count,
+                                             struct err *err);
+/* Make what was applied up to `lsn` visible. */
+void database_publish(struct database *db, uint64_t lsn);
+uint32_t database_row_crc(const struct database *db, const struct disk_wal_op *op,
+                          const float *vector);
+/* Damage was found: everything but closing is refused from now on. */
+void database_quarantine(struct database *db, const struct err *err);
+/* Rows were written that the file's checkpoint does not hold. */
+bool database_is_dirty(struct database *db);
+/* If the descriptor for writing was not used for a while: sync and close it. */
+void database_close_idle_writer(struct database *db, uint64_t idle_ns);
+/* The descriptor is open, and the host knows.  Call before taking `writer`. */
+MUST_CHECK enum err_code database_writer_ready(struct database *db, enum patience patience,
+                                               struct err *err);
+
+/* ---- reader.c ---- */
+
+/* R: is the row of this slot part of the snapshot? */
+bool slot_is_visible(const struct slot *s, uint64_t lsn, uint64_t now_ms);
+/* R: the vector of a slot, its checksum compared on the first touch.  NULL: damaged. */
+const float *slot_vector(struct database *db, uint32_t slot_number, const struct slot *s);
+/* R: everything of a visible slot. */
+MUST_CHECK enum err_code slot_row(struct reader *r, uint32_t slot_number, const struct slot *s,
+                                  struct row *row, struct err *err);
+
+/* ---- recovery.c ---- */
+
+struct database_open_options {
+    struct syncer *syncer;
+    bool skip_lsns; /* wal_options.skip_lsns */
+};
+/* Make the files of a new database: durable when this returns. */
+MUST_CHECK enum err_code database_create_files(int dir_fd, const char *name, const uint8_t uuid[16],
+                                               const struct schema *schema, struct err *err);
+/* A file that was copied in without a log gets an empty one, from its checkpoint's LSN on. */
+MUST_CHECK enum err_code database_adopt_files(int dir_fd, const char *name, const uint8_t uuid[16],
+                                              uint64_t checkpoint_lsn, struct err *err);
+/* Open one: apply a leftover .ckpt, map, replay the log. */
+MUST_CHECK enum err_code database_open(int dir_fd, const char *name, const uint8_t uuid[16],
+                                       const struct database_open_options *options,
+                                       const struct database_host *host, struct database **out,
+                                       struct err *err);
+
+#endif

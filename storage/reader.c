@@ -1,0 +1,238 @@
+/*
+ * reader.c - the read path: snapshots, lookups by id, listings.
+ *
+ * A row is visible to a snapshot S if birth <= S < death.  A slot that is being used again has its
+ * birth set to "never" before anything else of it changes, so whoever reads death first and birth
+ * second cannot pair an old birth with a new death.  From the newest slot of an id a reader follows
+ * `replaced` back to the one that its snapshot sees; that slot is not used again before the reader
+ * has left.
+ */
+#include <inttypes.h>
+#include <string.h>
+
+#include "storage/base/clock.h"
+#include "storage/base/crc32c.h"
+#include "storage/base/epoch.h"
+#include "storage/base/log.h"
+#include "storage/base/metrics.h"
+#include "storage/database_private.h"
+#include "storage/records.h"
+
+#define GET(field) __atomic_load_n(&(field), __ATOMIC_ACQUIRE)
+
+void reader_begin(struct database *db, struct reader *r)
+{
+    epoch_enter();
+    *r = (struct reader){.db = db, .now_ms = clock_wall_ms()};
+    for (;;) {
+        uint32_t version = atomic_load_explicit(&db->snapshot_version, memory_order_acquire);
+        r->lsn = atomic_load_explicit(&db->visible_lsn, memory_order_acquire);
+        r->live_count = atomic_load_explicit(&db->live_count, memory_order_acquire);
+        r->slot_count = atomic_load_explicit(&db->slot_count, memory_order_acquire);
+        if (!(version & 1) &&
+            version == atomic_load_explicit(&db->snapshot_version, memory_order_acquire))
+            return;
+    }
+}
+
+void reader_end(struct reader *r)
+{
+    arena_free(&r->pieces);
+    epoch_leave();
+}
+
+uint64_t reader_count(struct reader *r)
+{
+    return r->live_count;
+}
+
+bool slot_is_visible(const struct slot *s, uint64_t lsn, uint64_t now_ms)
+{
+    uint64_t death = GET(s->death);
+    uint64_t birth = GET(s->birth);
+    if (birth > lsn || lsn >= death) return false;
+    return s->expires_at_ms == 0 || now_ms < s->expires_at_ms;
+}
+
+const float *slot_vector(struct database *db, uint32_t slot_number, const struct slot *s)
+{
+    const float *vector = jvdb_file_read(&db->file, REGION_VECTORS, slot_number);
+    if (!vector || db->dir_fd < 0) return vector;
+
+    const struct jvdb_view *v = atomic_load_explicit(&db->file.view, memory_order_acquire);
+    uint64_t line = (uint64_t)((const uint8_t *)vector - v->shared) / ROW_ALIGN;
+    /* A view that was replaced meanwhile has another base: then check the row, it costs little. */
+    bool in_view = (const uint8_t *)vector >= v->shared && line < v->map_bytes / ROW_ALIGN;
+    _Atomic uint8_t *bits = in_view ? &v->checked[line / 8] : NULL;
+    uint8_t bit = (uint8_t)(1u << line % 8);
+    if (bits && atomic_load_explicit(bits, memory_order_relaxed) & bit) return vector;
+
+    struct disk_wal_op op = {.key = s->key, .text_bytes = s->text_bytes};
+    if (database_row_crc(db, &op, vector) != s->row_crc) {
+        stat_add(STAT_CHECKSUM_ERRORS, 1);
+        log_error("%s: the row in slot %" PRIu32 " fails its checksum", db->file.file_name,
+                  slot_number);
+        return NULL;
+    }
+    if (bits) atomic_fetch_or_explicit(bits, bit, memory_order_relaxed);
+    return vector;
+}
+
+static enum err_code damaged(struct database *db, const char *what, struct err *err)
+{
+    err_set(err, ERR_CORRUPT, "database \"%s\": %s is damaged", db->name, what);
+    database_quarantine(db, err);
+    return err->code;
+}
+
+enum err_code slot_row(struct reader *r, uint32_t slot_number, const struct slot *s,
+                       struct row *row, struct err *err)
+{
+    *row = (struct row){
+        .id = {.number = s->key},
+        .vector = slot_vector(r->db, slot_number, s),
+        .metadata = "{}",
+        .metadata_bytes = 2,
+        .version = GET(s->birth),
+        .expires_at_ms = s->expires_at_ms,
+    };
+    if (!row->vector) return damaged(r->db, "a vector", err);
+    if (!s->record_at) return ERR_OK;
+
+    struct record record;
+    enum err_code rc = records_read(&r->db->file, s->record_at, &r->pieces, &record, err);
+    if (rc == ERR_CORRUPT) database_quarantine(r->db, err);
+    if (rc) return rc;
+    if (record.text_bytes != s->text_bytes) return damaged(r->db, "a record", err);
+    if (record.text_bytes)
+        row->id = (struct vector_id){.text = record.text, .text_bytes = record.text_bytes};
+    if (record.metadata_bytes) {
+        row->metadata = record.metadata;
+        row->metadata_bytes = record.metadata_bytes;
+    }
+    return ERR_OK;
+}
+
+/* From the newest slot of an id to the one that the snapshot sees; NULL: none (*damage says why).
+ */
+static const struct slot *visible_version(struct reader *r, uint32_t *slot_number, bool *damage)
+{
+    struct database *db = r->db;
+    uint32_t number = *slot_number;
+    *damage = false;
+    for (uint64_t hops = 0; hops <= UINT32_MAX; hops++) {
+        const struct slot *s = jvdb_file_read(&db->file, REGION_SLOTS, number);
+        if (!s) break;
+        if (slot_is_visible(s, r->lsn, r->now_ms)) {
+            *slot_number = number;
+            return s;
+        }
+        /* Older versions matter only if this one is too new. */
+        uint64_t birth = GET(s->birth);
+        if (birth <= r->lsn || birth == SLOT_NEVER || s->replaced == 0) return NULL;
+        number = s->replaced - 1;
+    }
+    *damage = true;
+    return NULL;
+}
+
+static enum err_code check_alive(struct database *db, struct err *err)
+{
+    if (atomic_load_explicit(&db->failed, memory_order_acquire) != ERR_QUARANTINED) return ERR_OK;
+    return err_set(err, ERR_QUARANTINED, "database \"%s\" is damaged; see the log of the server",
+                   db->name);
+}
+
+enum err_code reader_get(struct reader *r, const struct vector_id *id, struct row *row,
+                         struct err *err)
+{
+    enum err_code rc = check_alive(r->db, err);
+    if (rc) return rc;
+    struct index_key key = index_key_of(id);
+    uint32_t slot = 0;
+    bool damage = false;
+    const struct slot *s = NULL;
+    enum index_result found = id_index_find(&r->db->index, &key, &slot);
+    if (found == INDEX_DAMAGED) return damaged(r->db, "the id index", err);
+    if (found == INDEX_FOUND) s = visible_version(r, &slot, &damage);
+    if (damage) return damaged(r->db, "a slot", err);
+    if (!s) {
+        char text[80];
+        vector_id_format(id, text, sizeof text);
+        return err_set(err, ERR_VECTOR_NOT_FOUND, "database \"%s\" has no vector \"%s\"",
+                       r->db->name, text);
+    }
+    return slot_row(r, slot, s, row, err);
+}
+
+static bool has_prefix(const struct row *row, const char *prefix, size_t prefix_bytes)
+{
+    return row->id.text && row->id.text_bytes >= prefix_bytes &&
+           memcmp(row->id.text, prefix, prefix_bytes) == 0;
+}
+
+enum err_code reader_list(struct reader *r, const struct vector_id *after, const char *prefix,
+                          size_t prefix_bytes, size_t limit, reader_row_fn *fn, void *ctx,
+                          bool *more, struct err *err)
+{
+    *more = false;
+    enum err_code rc = check_alive(r->db, err);
+    if (rc) return rc;
+
+    /* Every id with a prefix comes behind the prefix itself; that one is an id too. */
+    struct vector_id start_id = {.text = prefix, .text_bytes = (uint32_t)prefix_bytes};
+    struct index_key start = {0}, *from = NULL;
+    bool start_itself = false;
+    if (after) {
+        start = index_key_of(after);
+        from = &start;
+    }
+    if (prefix_bytes && (!after || vector_id_compare(after, &start_id) < 0)) {
+        start = index_key_of(&start_id);
+        from = &start;
+        start_itself = true;
+    }
+    size_t given = 0;
+    if (start_itself) {
+        struct row row;
+        rc = reader_get(r, &start_id, &row, err);
+        if (rc == ERR_OK) {
+            if (limit == 0) {
+                *more = true;
+                return ERR_OK;
+            }
+            given++;
+            if (!fn(ctx, &row)) return ERR_OK;
+        } else if (rc != ERR_VECTOR_NOT_FOUND) {
+            return rc;
+        }
+    }
+    struct index_entry entries[INDEX_NODE_ENTRIES];
+    uint32_t count, leaf = 0;
+    do {
+        uint32_t next;
+        enum index_result found = id_index_scan(&r->db->index, from, leaf, entries, &count, &next);
+        if (found == INDEX_DAMAGED) return damaged(r->db, "the id index", err);
+        if (found == INDEX_MISSING) return ERR_OK;
+        for (uint32_t i = 0; i < count; i++) {
+            uint32_t slot = entries[i].ref;
+            bool damage;
+            const struct slot *s = visible_version(r, &slot, &damage);
+            if (damage) return damaged(r->db, "a slot", err);
+            if (!s) continue;
+            struct row row;
+            rc = slot_row(r, slot, s, &row, err);
+            if (rc) return rc;
+            if (prefix_bytes && !has_prefix(&row, prefix, prefix_bytes)) return ERR_OK;
+            if (given == limit) {
+                *more = true;
+                return ERR_OK;
+            }
+            given++;
+            if (!fn(ctx, &row)) return ERR_OK;
+        }
+        leaf = next;
+        from = NULL;
+    } while (leaf);
+    return ERR_OK;
+}
