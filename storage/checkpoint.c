@@ -1,0 +1,608 @@
+/*
+ * checkpoint.c - the protocol that keeps a file whole.
+ *
+ *   1  Excluding the writer: fix LSN C, switch to a new log segment, mark every dirty block
+ * TO_SAVE. From here a writer that meets such a block puts a copy of it aside first. 2  Sync the
+ * old log segment and the .jvdb (rows of C and before lie in their slots). 3  Write the blocks as
+ * of C, their checksums, the manifest and the superblock to `<name>.ckpt`, with a checksummed
+ * footer; sync it and the directory. 4  Write the same blocks in place; sync. 5  Remove the .ckpt
+ * and the old log segments; what they held is free for use; give private pages that nobody touched
+ * since back to the file.
+ *
+ * A failure up to step 3 leaves everything as it was.  One in step 4 leaves the .ckpt for the next
+ * start and makes the database read-only.
+ */
+#include "storage/checkpoint.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include "storage/base/clock.h"
+#include "storage/base/crc32c.h"
+#include "storage/base/epoch.h"
+#include "storage/base/log.h"
+#include "storage/base/mem.h"
+#include "storage/base/metrics.h"
+#include "storage/manifest.h"
+
+enum {
+    COPY_BYTES = 1 << 20, /* a .ckpt is written and read through a buffer of this size */
+    SLICE_BLOCKS = 64,    /* copied, or given back, under the lock at a time            */
+};
+
+/* ---- the .ckpt file ---- */
+
+struct ckpt_writer {
+    int fd;
+    uint8_t *buffer;
+    size_t used;
+    uint64_t at;
+    uint32_t crc;
+    int os_errno;     /* first failure */
+    uint64_t *blocks; /* the block numbers, in the order of the file */
+    size_t count;
+    size_t cap;
+};
+
+static void ckpt_flush(struct ckpt_writer *w)
+{
+    if (!w->os_errno) w->os_errno = file_write(w->fd, w->buffer, w->used, w->at);
+    w->at += w->used;
+    w->used = 0;
+}
+
+static void ckpt_bytes(struct ckpt_writer *w, const void *bytes, size_t count)
+{
+    w->crc = crc32c(w->crc, bytes, count);
+    for (size_t done = 0; done < count;) {
+        size_t n = COPY_BYTES - w->used < count - done ? COPY_BYTES - w->used : count - done;
+        memcpy(w->buffer + w->used, (const uint8_t *)bytes + done, n);
+        w->used += n;
+        done += n;
+        if (w->used == COPY_BYTES) ckpt_flush(w);
+    }
+}
+
+static void ckpt_block(struct ckpt_writer *w, uint64_t block, const void *bytes)
+{
+    if (w->count == w->cap) {
+        size_t cap = w->cap ? w->cap * 2 : 256;
+        uint64_t *grown = mem_resize(w->blocks, cap * sizeof *grown);
+        if (!grown) {
+            w->os_errno = w->os_errno ? w->os_errno : ENOMEM;
+            return;
+        }
+        w->blocks = grown;
+        w->cap = cap;
+    }
+    w->blocks[w->count++] = block;
+    ckpt_bytes(w, bytes, BLOCK_BYTES);
+}
+
+static void ckpt_name(const char *name, char text[200])
+{
+    snprintf(text, 200, "%s.ckpt", name);
+}
+
+static void ckpt_begin(struct ckpt_writer *w, const struct database *db, uint64_t generation,
+                       uint64_t lsn)
+{
+    char file_name[200];
+    ckpt_name(db->name, file_name);
+    w->buffer = mem_zalloc(COPY_BYTES);
+    w->os_errno = file_open(db->dir_fd, file_name, O_RDWR | O_CREAT | O_TRUNC, &w->fd);
+    struct disk_ckpt_header h = {
+        .format_version = FORMAT_VERSION, .generation = generation, .lsn = lsn};
+    memcpy(h.magic, CKPT_MAGIC, sizeof h.magic);
+    memcpy(h.uuid, db->file.uuid, sizeof h.uuid);
+    uint8_t block[BLOCK_BYTES] = {0};
+    memcpy(block, &h, sizeof h);
+    ckpt_bytes(w, block, sizeof block);
+}
+
+/* The offsets and the footer; then all of it durable, with its name. */
+static int ckpt_finish(struct ckpt_writer *w, int dir_fd)
+{
+    ckpt_bytes(w, w->blocks, w->count * sizeof w->blocks[0]);
+    struct disk_ckpt_footer f = {.block_count = w->count};
+    f.bytes = w->at + w->used + sizeof f;
+    memcpy(f.magic, CKPT_MAGIC, sizeof f.magic);
+    f.crc = crc32c(w->crc, &f, offsetof(struct disk_ckpt_footer, crc));
+    ckpt_bytes(w, &f, sizeof f);
+    ckpt_flush(w);
+    if (!w->os_errno) w->os_errno = file_datasync(w->fd);
+    if (!w->os_errno) w->os_errno = file_sync(dir_fd);
+    return w->os_errno;
+}
+
+static void ckpt_deinit(struct ckpt_writer *w)
+{
+    file_close(w->fd);
+    mem_free(w->buffer);
+    mem_free(w->blocks);
+}
+
+/* Is the .ckpt complete?  Reads all of it. */
+static int ckpt_check(int fd, struct disk_ckpt_header *h, struct disk_ckpt_footer *f,
+                      bool *complete)
+{
+    uint64_t size = 0;
+    *complete = false;
+    int os_errno = file_size(fd, &size);
+    if (os_errno || size < BLOCK_BYTES + sizeof *f) return os_errno;
+    os_errno = file_read(fd, h, sizeof *h, 0);
+    if (!os_errno) os_errno = file_read(fd, f, sizeof *f, size - sizeof *f);
+    if (os_errno) return os_errno;
+    if (memcmp(h->magic, CKPT_MAGIC, sizeof h->magic) != 0 || h->format_version != FORMAT_VERSION ||
+        memcmp(f->magic, CKPT_MAGIC, sizeof f->magic) != 0 || f->bytes != size ||
+        f->block_count > size / BLOCK_BYTES ||
+        BLOCK_BYTES + f->block_count * (BLOCK_BYTES + sizeof(uint64_t)) + sizeof *f != size)
+        return 0;
+    uint8_t *buffer = mem_zalloc(COPY_BYTES);
+    uint32_t crc = 0;
+    uint64_t end = size - sizeof f->crc;
+    for (uint64_t at = 0; at < end && !os_errno;) {
+        size_t n = end - at < COPY_BYTES ? (size_t)(end - at) : COPY_BYTES;
+        os_errno = file_read(fd, buffer, n, at);
+        crc = crc32c(crc, buffer, n);
+        at += n;
+    }
+    mem_free(buffer);
+    *complete = !os_errno && crc == f->crc;
+    return os_errno;
+}
+
+/* Step 4: the blocks of a complete .ckpt to their places.  Idempotent. */
+static int ckpt_copy_in_place(int fd, const uint64_t *blocks, size_t count, int jvdb_fd)
+{
+    uint8_t *buffer = mem_zalloc(COPY_BYTES);
+    int os_errno = 0;
+    for (size_t i = 0; i < count && !os_errno;) {
+        size_t run = 1, most = COPY_BYTES / BLOCK_BYTES;
+        while (run < most && i + run < count && blocks[i + run] == blocks[i] + run)
+            run++;
+        os_errno =
+            file_read(fd, buffer, run * BLOCK_BYTES, BLOCK_BYTES + (uint64_t)i * BLOCK_BYTES);
+        if (!os_errno)
+            os_errno = file_write(jvdb_fd, buffer, run * BLOCK_BYTES, blocks[i] * BLOCK_BYTES);
+        i += run;
+    }
+    mem_free(buffer);
+    return os_errno ? os_errno : file_datasync(jvdb_fd);
+}
+
+enum err_code checkpoint_apply_leftover(int dir_fd, const char *name, int jvdb_fd,
+                                        const struct disk_superblock *sb, bool *applied,
+                                        struct err *err)
+{
+    char file_name[200];
+    struct disk_ckpt_header h;
+    struct disk_ckpt_footer f;
+    bool complete = false;
+    int fd = -1;
+    uint64_t *blocks = NULL;
+    enum err_code rc = ERR_OK;
+    *applied = false;
+    ckpt_name(name, file_name);
+    int os_errno = file_open(dir_fd, file_name, O_RDWR, &fd);
+    if (os_errno == ENOENT) return ERR_OK;
+    if (!os_errno) os_errno = ckpt_check(fd, &h, &f, &complete);
+    if (os_errno) goto out;
+
+    bool ours = complete && memcmp(h.uuid, sb->uuid, sizeof h.uuid) == 0;
+    if (ours && h.generation > sb->generation + 1) {
+        rc = err_set(err, ERR_CORRUPT,
+                     "%s is generation %" PRIu64 " but the file is %" PRIu64
+                     ": the file is an older copy",
+                     file_name, h.generation, sb->generation);
+        goto out;
+    }
+    if (ours && h.generation >= sb->generation) {
+        blocks = mem_try(f.block_count * sizeof *blocks + 1);
+        if (!blocks) {
+            os_errno = ENOMEM;
+            goto out;
+        }
+        /* After kill -9 it may be in the page cache alone. */
+        os_errno = file_datasync(fd);
+        if (!os_errno) os_errno = file_sync(dir_fd);
+        if (!os_errno)
+            os_errno = file_read(fd, blocks, f.block_count * sizeof *blocks,
+                                 BLOCK_BYTES + f.block_count * BLOCK_BYTES);
+        if (!os_errno) os_errno = ckpt_copy_in_place(fd, blocks, f.block_count, jvdb_fd);
+        if (os_errno) goto out;
+        *applied = true;
+        log_info("database \"%s\": finished the checkpoint at LSN %" PRIu64
+                 " that a stop had interrupted",
+                 name, h.lsn);
+    }
+    os_errno = file_unlink(dir_fd, file_name);
+out:
+    if (os_errno && !rc) rc = err_os(err, os_errno, "apply %s", file_name);
+    file_close(fd);
+    mem_free(blocks);
+    return rc;
+}
+
+/* ---- one checkpoint ---- */
+
+struct run {
+    struct database *db;
+    struct jvdb_file *file;
+    uint64_t lsn, generation;
+    struct buf manifest;
+    uint64_t manifest_at;
+    size_t sums_at, sums_count;
+    uint64_t file_bytes;  /* as of C */
+    uint64_t block_count; /* as of C */
+    struct ckpt_writer out;
+};
+
+static struct jvdb_view *view_of(struct jvdb_file *f)
+{
+    return atomic_load_explicit(&f->view, memory_order_relaxed);
+}
+
+/* Encode the manifest and take space for it.  Taking can add an extent, which changes the manifest.
+ */
+static enum err_code make_manifest(struct run *run, struct err *err)
+{
+    struct database *db = run->db;
+    struct jvdb_file *f = run->file;
+    uint64_t taken = 0;
+    for (;;) {
+        struct disk_counts counts = db->counts;
+        counts.index_root = atomic_load_explicit(&db->index.root, memory_order_relaxed);
+        counts.index_levels = db->index.levels;
+        counts.index_nodes = db->index.nodes;
+        run->manifest.len = 0;
+        manifest_encode(f, &db->schema, &counts, run->generation, run->lsn, &run->manifest,
+                        &run->sums_at, &run->sums_count);
+        if (run->manifest.failed) {
+            if (taken) space_give(&f->space, run->manifest_at, taken);
+            return err_set(err, ERR_NOMEM, "out of memory for a manifest");
+        }
+        if (taken == run->manifest.len) return ERR_OK;
+        if (taken) space_give(&f->space, run->manifest_at, taken);
+        taken = run->manifest.len;
+        enum err_code rc = jvdb_file_take(f, taken, &run->manifest_at, err);
+        if (rc) return rc;
+        rc = jvdb_file_grow(f, REGION_SUMS, 0, err);
+        if (rc) {
+            space_give(&f->space, run->manifest_at, taken);
+            return rc;
+        }
+    }
+}
+
+/* Step 1, under the writer lock. */
+static enum err_code fix(struct run *run, struct err *err)
+{
+    struct database *db = run->db;
+    struct jvdb_file *f = run->file;
+    run->lsn = db->last_lsn;
+    run->generation = f->generation + 1;
+    enum err_code rc = make_manifest(run, err);
+    if (rc) return rc;
+    rc = wal_switch(db->wal, err);
+    if (rc) {
+        space_give(&f->space, run->manifest_at, run->manifest.len);
+        return rc;
+    }
+    run->file_bytes = f->file_bytes;
+    run->block_count = f->file_bytes / BLOCK_BYTES;
+
+    mutex_lock(&f->blocks);
+    _Atomic uint8_t *state = view_of(f)->state;
+    for (uint64_t b = 0; b < run->block_count; b++) {
+        uint8_t s = atomic_load_explicit(&state[b], memory_order_relaxed);
+        if (!(s & BLOCK_DIRTY)) continue;
+        s = (uint8_t)((s & ~BLOCK_DIRTY) | BLOCK_TO_SAVE);
+        atomic_store_explicit(&state[b], s, memory_order_relaxed);
+    }
+    if (f->sums_dirty_cap < run->sums_count) {
+        uint8_t *grown = mem_zalloc(run->sums_count);
+        if (f->sums_dirty) memcpy(grown, f->sums_dirty, f->sums_dirty_cap);
+        mem_free(f->sums_dirty);
+        f->sums_dirty = grown;
+        f->sums_dirty_cap = run->sums_count;
+    }
+    mutex_unlock(&f->blocks);
+    return ERR_OK;
+}
+
+/* Step 3, first half: every TO_SAVE block as of C, in slices. */
+static bool save_blocks(struct run *run)
+{
+    struct jvdb_file *f = run->file;
+    uint8_t page[BLOCK_BYTES];
+    bool good = true;
+    for (uint64_t b = 0; b < run->block_count && good;) {
+        mutex_lock(&f->blocks);
+        struct jvdb_view *v = view_of(f);
+        for (int saved = 0; b < run->block_count && saved < SLICE_BLOCKS && good; b++) {
+            uint8_t s = atomic_load_explicit(&v->state[b], memory_order_relaxed);
+            if (!(s & BLOCK_TO_SAVE)) continue;
+            memcpy(page, v->mutable_bytes + b * BLOCK_BYTES, BLOCK_BYTES);
+            atomic_store_explicit(&v->state[b], (uint8_t)(s & ~BLOCK_TO_SAVE),
+                                  memory_order_relaxed);
+            good = jvdb_file_set_sum(f, b, crc32c(0, page, BLOCK_BYTES));
+            ckpt_block(&run->out, b, page);
+            saved++;
+        }
+        mutex_unlock(&f->blocks);
+    }
+    /* What writers put aside meanwhile; no block is TO_SAVE now, so there will be no more. */
+    mutex_lock(&f->blocks);
+    for (size_t i = 0; i < f->copy_count; i++) {
+        struct block_copy *c = &f->copies[i];
+        good = good && jvdb_file_set_sum(f, c->block, crc32c(0, c->bytes, BLOCK_BYTES));
+        ckpt_block(&run->out, c->block, c->bytes);
+        mem_free(c->bytes);
+    }
+    f->copy_count = 0;
+    mutex_unlock(&f->blocks);
+    return good;
+}
+
+/* Step 3, second half: checksums, manifest, superblock. */
+static void save_summary(struct run *run)
+{
+    struct jvdb_file *f = run->file;
+    uint8_t page[BLOCK_BYTES];
+    uint32_t *sums = (uint32_t *)(void *)(run->manifest.data + run->sums_at);
+    for (size_t i = 0; i < run->sums_count; i++) {
+        bool is_new = i >= f->sums_count;
+        if (!is_new && !f->sums_dirty[i]) {
+            sums[i] = f->sums_crc[i];
+            continue;
+        }
+        mutex_lock(&f->blocks);
+        uint64_t block = jvdb_file_sum_block(f, i);
+        memcpy(page, view_of(f)->mutable_bytes + block * BLOCK_BYTES, BLOCK_BYTES);
+        mutex_unlock(&f->blocks);
+        sums[i] = crc32c(0, page, BLOCK_BYTES);
+        ckpt_block(&run->out, block, page);
+    }
+    for (size_t at = 0; at < run->manifest.len; at += BLOCK_BYTES)
+        ckpt_block(&run->out, (run->manifest_at + at) / BLOCK_BYTES, run->manifest.data + at);
+    struct disk_superblock sb =
+        superblock_make(f, &run->manifest, run->manifest_at, run->file_bytes);
+    ckpt_block(&run->out, run->generation % SUPERBLOCK_COUNT, &sb);
+}
+
+/* It did not come to step 4: everything is dirty again. */
+static void undo(struct run *run)
+{
+    struct database *db = run->db;
+    struct jvdb_file *f = run->file;
+    char file_name[200];
+    ckpt_name(db->name, file_name);
+    mutex_lock(&db->writer);
+    mutex_lock(&f->blocks);
+    _Atomic uint8_t *state = view_of(f)->state;
+    for (uint64_t b = 0; b < run->block_count; b++) {
+        uint8_t s = atomic_load_explicit(&state[b], memory_order_relaxed);
+        if (s & BLOCK_TO_SAVE)
+            atomic_store_explicit(&state[b], (uint8_t)((s & ~BLOCK_TO_SAVE) | BLOCK_DIRTY),
+                                  memory_order_relaxed);
+    }
+    for (size_t i = 0; i < run->out.count; i++) {
+        uint64_t b = run->out.blocks[i];
+        uint8_t s = atomic_load_explicit(&state[b], memory_order_relaxed);
+        /* Only blocks of mutable regions are tracked; the checksums' have sums_dirty. */
+        if (s & BLOCK_PRIVATE && !(run->manifest_at / BLOCK_BYTES <= b &&
+                                   b < (run->manifest_at + run->manifest.len) / BLOCK_BYTES))
+            atomic_store_explicit(&state[b], (uint8_t)(s | BLOCK_DIRTY), memory_order_relaxed);
+    }
+    for (size_t i = 0; i < run->sums_count; i++) {
+        uint64_t b = jvdb_file_sum_block(f, i);
+        atomic_fetch_and_explicit(&state[b], (uint8_t)~BLOCK_DIRTY, memory_order_relaxed);
+    }
+    for (size_t i = 0; i < f->copy_count; i++)
+        mem_free(f->copies[i].bytes);
+    f->copy_count = 0;
+    mutex_unlock(&f->blocks);
+    space_give(&f->space, run->manifest_at, run->manifest.len);
+    mutex_unlock(&db->writer);
+    if (file_unlink(db->dir_fd, file_name) != 0) log_warning("cannot remove %s", file_name);
+}
+
+/* Step 5: what the file now holds needs no private page, if nobody touched it since. */
+static void give_pages_back(struct run *run)
+{
+    struct database *db = run->db;
+    struct jvdb_file *f = run->file;
+    const uint64_t page_bytes = (uint64_t)sysconf(_SC_PAGESIZE);
+    const uint64_t blocks_per_page = page_bytes > BLOCK_BYTES ? page_bytes / BLOCK_BYTES : 1;
+    const uint64_t *blocks = run->out.blocks;
+    for (size_t i = 0; i < run->out.count;) {
+        /* Dropping a page excludes writers, and the remapping of the file. */
+        mutex_lock(&db->writer);
+        mutex_lock(&f->blocks);
+        struct jvdb_view *v = view_of(f);
+        for (int n = 0; n < SLICE_BLOCKS && i < run->out.count; n++, i++) {
+            uint64_t first = blocks[i] / blocks_per_page * blocks_per_page;
+            bool clean = true, is_private = false;
+            for (uint64_t b = first; b < first + blocks_per_page; b++) {
+                uint8_t s = atomic_load_explicit(&v->state[b], memory_order_relaxed);
+                clean = clean && !(s & (BLOCK_DIRTY | BLOCK_TO_SAVE));
+                is_private = is_private || s & BLOCK_PRIVATE;
+            }
+            if (!clean || !is_private) continue;
+            if (madvise(v->mutable_bytes + first * BLOCK_BYTES, blocks_per_page * BLOCK_BYTES,
+                        MADV_DONTNEED) != 0)
+                continue;
+            for (uint64_t b = first; b < first + blocks_per_page; b++)
+                atomic_fetch_and_explicit(&v->state[b], (uint8_t)~BLOCK_PRIVATE,
+                                          memory_order_relaxed);
+        }
+        mutex_unlock(&f->blocks);
+        mutex_unlock(&db->writer);
+    }
+}
+
+static void finish(struct run *run)
+{
+    struct database *db = run->db;
+    struct jvdb_file *f = run->file;
+    char file_name[200];
+    ckpt_name(db->name, file_name);
+    if (file_unlink(db->dir_fd, file_name) != 0) log_warning("cannot remove %s", file_name);
+    wal_drop_old(db->wal);
+
+    uint32_t *sums = (uint32_t *)(void *)(run->manifest.data + run->sums_at);
+    uint32_t *sums_crc = mem_zalloc(run->sums_count * sizeof *sums_crc + 1);
+    memcpy(sums_crc, sums, run->sums_count * sizeof *sums_crc);
+    mutex_lock(&db->writer);
+    mutex_lock(&f->blocks);
+    mem_free(f->sums_crc);
+    f->sums_crc = sums_crc;
+    f->sums_count = run->sums_count;
+    memset(f->sums_dirty, 0, f->sums_dirty_cap);
+    mutex_unlock(&f->blocks);
+    f->generation = run->generation;
+    f->checkpoint_lsn = run->lsn;
+    space_give(&f->space, f->manifest_at, f->manifest_bytes);
+    f->manifest_at = run->manifest_at;
+    f->manifest_bytes = run->manifest.len;
+    atomic_store_explicit(&db->file_bytes, f->file_bytes, memory_order_relaxed);
+    db->reuse_next.lsn = run->lsn;
+    db->reuse_next.epoch = epoch_now();
+    mutex_unlock(&db->writer);
+    atomic_store_explicit(&db->checkpoint_lsn, run->lsn, memory_order_release);
+    give_pages_back(run);
+}
+
+static enum err_code fail_for_good(struct database *db, int os_errno, const char *what,
+                                   struct err *err)
+{
+    log_error("database \"%s\" is read-only until restart: %s failed: %s", db->name, what,
+              strerror(os_errno));
+    int expected = ERR_OK;
+    atomic_compare_exchange_strong(&db->failed, &expected, ERR_READ_ONLY);
+    return err_set(err, ERR_READ_ONLY, "database \"%s\" is read-only until restart: %s failed",
+                   db->name, what);
+}
+
+/* Steps 2 to 5. */
+static enum err_code save(struct run *run, struct err *err)
+{
+    struct database *db = run->db;
+    enum err_code rc = wal_sync(db->wal, err);
+    if (rc) {
+        undo(run);
+        return rc;
+    }
+    int os_errno = file_datasync(run->file->fd);
+    if (os_errno) {
+        undo(run);
+        return fail_for_good(db, os_errno, "syncing its file", err);
+    }
+    ckpt_begin(&run->out, db, run->generation, run->lsn);
+    bool good = save_blocks(run);
+    if (good) save_summary(run);
+    if (!good || run->out.os_errno) {
+        os_errno = run->out.os_errno;
+        undo(run);
+        if (good) return err_os(err, os_errno, "write the checkpoint of \"%s\"", db->name);
+        err_set(err, ERR_CORRUPT, "database \"%s\": a block of checksums is damaged", db->name);
+        database_quarantine(db, err);
+        return err->code;
+    }
+    /* Running out of space is no failed sync: the write tells, before the sync is tried. */
+    os_errno = ckpt_finish(&run->out, db->dir_fd);
+    if (os_errno == ENOSPC || os_errno == EDQUOT) {
+        undo(run);
+        return err_os(err, os_errno, "write the checkpoint of \"%s\"", db->name);
+    }
+    if (os_errno) {
+        undo(run);
+        return fail_for_good(db, os_errno, "syncing its checkpoint", err);
+    }
+    os_errno = ckpt_copy_in_place(run->out.fd, run->out.blocks, run->out.count, run->file->fd);
+    if (os_errno) return fail_for_good(db, os_errno, "writing its file", err);
+    finish(run);
+    return ERR_OK;
+}
+
+static enum err_code check_writable(struct database *db, struct err *err)
+{
+    int failed = atomic_load(&db->failed);
+    if (!failed && !wal_is_broken(db->wal)) return ERR_OK;
+    return err_set(err, failed ? (enum err_code)failed : ERR_READ_ONLY,
+                   "database \"%s\" takes no checkpoint: see the log of the server", db->name);
+}
+
+/* The checkpoint lock is held, the descriptor is open. */
+static enum err_code run_locked(struct database *db, struct err *err)
+{
+    struct run run = {.db = db, .file = &db->file, .out.fd = -1};
+    uint64_t begun = clock_ns();
+    enum err_code rc = check_writable(db, err);
+    if (!rc) rc = wal_prepare(db->wal, err);
+    if (!rc) {
+        mutex_lock(&db->writer);
+        rc = fix(&run, err);
+        mutex_unlock(&db->writer);
+    }
+    if (!rc) rc = save(&run, err);
+    if (!rc) {
+        uint64_t took = clock_ns() - begun;
+        atomic_store(&db->last_flush_ns, took);
+        atomic_store(&db->last_flush_at_ms, clock_wall_ms());
+        stat_add(STAT_FLUSHES, 1);
+        stat_observe(STAT_FLUSH_SECONDS, took);
+        log_debug("checkpoint of \"%s\": LSN %" PRIu64 ", %zu blocks, %.1f ms", db->name, run.lsn,
+                  run.out.count, (double)took / 1e6);
+    }
+    ckpt_deinit(&run.out);
+    buf_free(&run.manifest);
+    return rc;
+}
+
+/* Take the checkpoint lock with a descriptor to write through. */
+static enum err_code lock_checkpoint(struct database *db, struct err *err)
+{
+    for (;;) {
+        enum err_code rc = database_writer_ready(db, PATIENCE_FORCE, err);
+        if (rc) return rc;
+        mutex_lock(&db->checkpoint_mu);
+        if (atomic_load(&db->has_writer_fd)) return ERR_OK;
+        mutex_unlock(&db->checkpoint_mu); /* closed as idle just now */
+    }
+}
+
+enum err_code checkpoint_run(struct database *db, struct err *err)
+{
+    if (!db->wal || !database_is_dirty(db)) return ERR_OK;
+    enum err_code rc = lock_checkpoint(db, err);
+    if (rc) return rc;
+    if (database_is_dirty(db)) rc = run_locked(db, err);
+    mutex_unlock(&db->checkpoint_mu);
+    return rc;
+}
+
+enum err_code checkpoint_close(struct database *db, struct err *err)
+{
+    if (!db->wal) return ERR_OK;
+    uint64_t generation = db->file.generation;
+    enum err_code rc = checkpoint_run(db, err);
+    if (rc || db->file.generation == generation) return rc;
+
+    rc = lock_checkpoint(db, err);
+    if (rc) return rc;
+    struct disk_superblock sb;
+    uint64_t from = db->file.generation % SUPERBLOCK_COUNT, to = SUPERBLOCK_COUNT - 1 - from;
+    int os_errno = file_read(db->file.fd, &sb, sizeof sb, from * BLOCK_BYTES);
+    if (!os_errno) os_errno = file_write(db->file.fd, &sb, sizeof sb, to * BLOCK_BYTES);
+    if (!os_errno) os_errno = file_datasync(db->file.fd);
+    if (os_errno) rc = err_os(err, os_errno, "write the superblocks of \"%s\"", db->name);
+    mutex_unlock(&db->checkpoint_mu);
+    return rc;
+}

@@ -1,0 +1,27 @@
+/*
+ * checkpoint.h - bring a .jvdb file to the state of now, all or nothing.
+ *
+ * After it the file alone is the whole database.  The blocks that changed go to `<name>.ckpt`
+ * first, then to their places; whichever moment the power fails, the file is exactly the old
+ * checkpoint or exactly the new one (after recovery has applied the .ckpt), and the log redoes the
+ * rest.
+ */
+#ifndef STORAGE_CHECKPOINT_H
+#define STORAGE_CHECKPOINT_H
+
+#include "storage/database_private.h"
+
+/* Everything applied before this call is in the file when it returns.  Nothing to do: ERR_OK at
+ * once.  Readers and writers go on meanwhile.  Blocks; no lock of rank LOCK_CHECKPOINT or higher
+ * may be held. ERR_STORAGE_FULL: as before, try again later.  ERR_READ_ONLY: a sync failed. */
+MUST_CHECK enum err_code checkpoint_run(struct database *db, struct err *err);
+/* The same, and then make both superblocks alike: the database is about to be closed for good. */
+MUST_CHECK enum err_code checkpoint_close(struct database *db, struct err *err);
+
+/* For recovery: apply `<name>.ckpt` to the file if it is complete and the file's successor, and
+ * remove it.  `sb` is the file's superblock; true in *applied: read it again. */
+MUST_CHECK enum err_code checkpoint_apply_leftover(int dir_fd, const char *name, int jvdb_fd,
+                                                   const struct disk_superblock *sb, bool *applied,
+                                                   struct err *err);
+
+#endif
