@@ -15,8 +15,8 @@ enum engine_kind { ENGINE_PERSISTENT, ENGINE_MEMORY };
 
 struct service_options {
     enum engine_kind engine;
-    const char *storage_path; /* borrowed during service_open() */
-    size_t max_open_files;    /* 5 .. 1000 */
+    const char *storage_path;        /* borrowed during service_open() */
+    size_t max_open_files;           /* 5 .. 1000 */
     uint32_t flush_interval_seconds; /* 0: only by hand, by log size and at shutdown */
     bool auto_flush;                 /* false: as if the interval were 0             */
     uint32_t wal_sync_interval_ms;   /* periodic durability */
@@ -51,7 +51,7 @@ struct database_info {
     struct schema schema; /* options owned: database_info_deinit() */
     bool open;
     bool quarantined;
-    char reason[160]; /* why it is quarantined */
+    char reason[384]; /* why it is quarantined */
     uint64_t vector_count;
     uint64_t deleted_count; /* dead rows whose slots are not reused yet */
     uint64_t last_lsn;

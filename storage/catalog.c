@@ -1,0 +1,289 @@
+#include "storage/catalog.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "storage/base/buf.h"
+#include "storage/base/crc32c.h"
+#include "storage/base/file.h"
+#include "storage/base/lock.h"
+#include "storage/base/log.h"
+#include "storage/base/mem.h"
+#include "storage/format.h"
+
+#define CATALOG_NAME     ".catalog"
+#define CATALOG_NEW_NAME ".catalog.new"
+enum { CATALOG_BYTES_MAX = 1 << 30 };
+
+struct catalog {
+    int dir_fd;
+    struct mutex mu; /* LOCK_CATALOG; guards what follows */
+    int fd;
+    uint64_t end;
+    bool broken;
+};
+
+static void add_record(struct buf *out, enum catalog_type type, const struct catalog_entry *e)
+{
+    static const char zeros[8];
+    size_t name_bytes = e ? strlen(e->name) : 0;
+    size_t options_bytes = e && e->schema.options ? strlen(e->schema.options) : 0;
+    struct disk_catalog_record r = {.type = type, .name_bytes = (uint32_t)name_bytes};
+    size_t bytes = (sizeof r + name_bytes + options_bytes + 7) & ~(size_t)7;
+    r.bytes = (uint32_t)bytes;
+    if (e) {
+        memcpy(r.uuid, e->uuid, sizeof r.uuid);
+        r.live_count = e->live_count;
+        r.dead_count = e->dead_count;
+        r.file_bytes = e->file_bytes;
+        r.last_lsn = e->last_lsn;
+        r.schema = (struct disk_schema){
+            .dimension = e->schema.dimension,
+            .metric = e->schema.metric,
+            .durability = e->schema.durability,
+            .options_bytes = (uint32_t)options_bytes,
+            .initial_capacity = e->schema.initial_capacity,
+        };
+    }
+    size_t start = out->len;
+    buf_add(out, &r, sizeof r);
+    if (e) buf_add(out, e->name, name_bytes);
+    if (options_bytes) buf_add(out, e->schema.options, options_bytes);
+    buf_add(out, zeros, bytes - sizeof r - name_bytes - options_bytes);
+    if (out->failed) return;
+    uint32_t crc = crc32c(0, out->data + start + sizeof r.crc, bytes - sizeof r.crc);
+    memcpy(out->data + start, &crc, sizeof crc);
+}
+
+/* ---- reading ---- */
+
+/* The record at `at`, or false: the end, or damage. */
+static bool parse(const char *bytes, uint64_t size, uint64_t at, struct disk_catalog_record *r,
+                  struct catalog_entry *e)
+{
+    if (size - at < sizeof *r) return false;
+    memcpy(r, bytes + at, sizeof *r);
+    uint64_t texts = (uint64_t)r->name_bytes + r->schema.options_bytes;
+    if (r->bytes < sizeof *r || r->bytes > size - at || r->bytes % 8 ||
+        texts > r->bytes - sizeof *r || r->name_bytes > NAME_BYTES_MAX ||
+        crc32c(0, bytes + at + sizeof r->crc, r->bytes - sizeof r->crc) != r->crc)
+        return false;
+    *e = (struct catalog_entry){
+        .schema = {.dimension = r->schema.dimension,
+                   .metric = r->schema.metric,
+                   .durability = r->schema.durability,
+                   .initial_capacity = r->schema.initial_capacity},
+        .live_count = r->live_count,
+        .dead_count = r->dead_count,
+        .file_bytes = r->file_bytes,
+        .last_lsn = r->last_lsn,
+        .dropped = r->type == CATALOG_DROPPED,
+    };
+    memcpy(e->uuid, r->uuid, sizeof e->uuid);
+    memcpy(e->name, bytes + at + sizeof *r, r->name_bytes);
+    if (r->schema.options_bytes) {
+        e->schema.options = mem_zalloc(r->schema.options_bytes + 1);
+        memcpy(e->schema.options, bytes + at + sizeof *r + r->name_bytes, r->schema.options_bytes);
+    }
+    return true;
+}
+
+struct parsed {
+    struct catalog_entry entry;
+    uint64_t order; /* of the record in the file */
+};
+
+static int by_name(const void *a, const void *b)
+{
+    const struct parsed *x = a, *y = b;
+    int order = strcmp(x->entry.name, y->entry.name);
+    if (order) return order;
+    return x->order < y->order ? -1 : x->order > y->order;
+}
+
+/* Hand over the last state of each name, and every tombstone: its uuid is never taken in again. */
+static void hand_over(struct parsed *all, size_t count, catalog_entry_fn *fn, void *ctx)
+{
+    if (count) qsort(all, count, sizeof all[0], by_name);
+    for (size_t i = 0; i < count; i++) {
+        bool last = i + 1 == count || strcmp(all[i].entry.name, all[i + 1].entry.name) != 0;
+        if (last || all[i].entry.dropped) fn(ctx, &all[i].entry);
+    }
+    for (size_t i = 0; i < count; i++)
+        mem_free(all[i].entry.schema.options);
+}
+
+static enum err_code read_all(struct catalog *c, uint64_t size, catalog_entry_fn *fn, void *ctx,
+                              bool *was_clean, bool *was_lost, struct err *err)
+{
+    struct disk_catalog_header head;
+    char *bytes = size <= CATALOG_BYTES_MAX ? mem_try(size + 1) : NULL;
+    if (!bytes) return err_set(err, ERR_NOMEM, "out of memory for the catalog");
+    int os_errno = file_read(c->fd, bytes, size, 0);
+    if (os_errno) {
+        mem_free(bytes);
+        return err_os(err, os_errno, "read " CATALOG_NAME);
+    }
+    memcpy(&head, bytes, sizeof head);
+    if (memcmp(head.magic, CATALOG_MAGIC, sizeof head.magic) != 0) {
+        *was_lost = true;
+        mem_free(bytes);
+        return ERR_OK;
+    }
+    if (head.format_version != FORMAT_VERSION) {
+        mem_free(bytes);
+        return err_set(err, ERR_QUARANTINED,
+                       CATALOG_NAME " has format version %" PRIu32
+                                    "; this program reads version %d",
+                       head.format_version, FORMAT_VERSION);
+    }
+    struct parsed *all = NULL;
+    size_t count = 0, cap = 0;
+    uint64_t at = sizeof head;
+    struct disk_catalog_record r;
+    struct catalog_entry e;
+    while (at < size && parse(bytes, size, at, &r, &e)) {
+        at += r.bytes;
+        *was_clean = r.type == CATALOG_CLEAN;
+        if (r.type != CATALOG_DATABASE && r.type != CATALOG_DROPPED) {
+            mem_free(e.schema.options);
+            continue;
+        }
+        if (count == cap) {
+            cap = cap ? cap * 2 : 64;
+            struct parsed *grown = mem_zalloc(cap * sizeof *grown);
+            if (count) memcpy(grown, all, count * sizeof *grown);
+            mem_free(all);
+            all = grown;
+        }
+        all[count++] = (struct parsed){e, at};
+    }
+    if (at < size) {
+        log_warning("the catalog is torn or damaged at byte %" PRIu64 "; the files fill the gap",
+                    at);
+        *was_clean = false;
+        *was_lost = true;
+    }
+    c->end = at;
+    hand_over(all, count, fn, ctx);
+    mem_free(all);
+    mem_free(bytes);
+    return ERR_OK;
+}
+
+/* ---- writing ---- */
+
+static enum err_code append(struct catalog *c, const struct buf *records, struct err *err)
+{
+    mutex_assert_held(&c->mu);
+    if (records->failed) return err_set(err, ERR_NOMEM, "out of memory for the catalog");
+    if (c->broken) return err_set(err, ERR_READ_ONLY, "the catalog could not be written earlier");
+    int os_errno = file_write(c->fd, records->data, records->len, c->end);
+    if (os_errno) return err_os(err, os_errno, "write " CATALOG_NAME);
+    os_errno = file_datasync(c->fd);
+    if (os_errno) {
+        c->broken = true;
+        return err_os(err, os_errno, "sync " CATALOG_NAME);
+    }
+    c->end += records->len;
+    return ERR_OK;
+}
+
+static enum err_code append_one(struct catalog *c, enum catalog_type type,
+                                const struct catalog_entry *e, struct err *err)
+{
+    struct buf record = {0};
+    add_record(&record, type, e);
+    mutex_lock(&c->mu);
+    enum err_code rc = append(c, &record, err);
+    mutex_unlock(&c->mu);
+    buf_free(&record);
+    return rc;
+}
+
+enum err_code catalog_add(struct catalog *c, const struct catalog_entry *entry, struct err *err)
+{
+    return append_one(c, CATALOG_DATABASE, entry, err);
+}
+
+enum err_code catalog_drop(struct catalog *c, const char *name, const uint8_t uuid[16],
+                           struct err *err)
+{
+    struct catalog_entry e = {.dropped = true};
+    memcpy(e.name, name, strlen(name));
+    memcpy(e.uuid, uuid, sizeof e.uuid);
+    return append_one(c, CATALOG_DROPPED, &e, err);
+}
+
+enum err_code catalog_rewrite(struct catalog *c, bool (*next)(void *ctx, struct catalog_entry *e),
+                              void *ctx, bool clean, struct err *err)
+{
+    struct buf all = {0};
+    struct disk_catalog_header head = {.format_version = FORMAT_VERSION};
+    memcpy(head.magic, CATALOG_MAGIC, sizeof head.magic);
+    buf_add(&all, &head, sizeof head);
+    struct catalog_entry e;
+    while (next && next(ctx, &e))
+        add_record(&all, e.dropped ? CATALOG_DROPPED : CATALOG_DATABASE, &e);
+    add_record(&all, clean ? CATALOG_CLEAN : CATALOG_IN_USE, NULL);
+
+    int fd = -1, os_errno = all.failed ? ENOMEM : 0;
+    if (!os_errno)
+        os_errno = file_open(c->dir_fd, CATALOG_NEW_NAME, O_RDWR | O_CREAT | O_TRUNC, &fd);
+    if (!os_errno) os_errno = file_write(fd, all.data, all.len, 0);
+    if (!os_errno) os_errno = file_sync(fd);
+    if (!os_errno) os_errno = file_rename(c->dir_fd, CATALOG_NEW_NAME, CATALOG_NAME);
+    if (!os_errno) os_errno = file_sync(c->dir_fd);
+    enum err_code rc = ERR_OK;
+    if (os_errno) {
+        rc = err_os(err, os_errno, "write " CATALOG_NAME);
+        file_close(fd);
+    } else {
+        file_close(c->fd);
+        c->fd = fd;
+        c->end = all.len;
+    }
+    buf_free(&all);
+    return rc;
+}
+
+enum err_code catalog_open(int dir_fd, catalog_entry_fn *fn, void *ctx, struct catalog **out,
+                           bool *was_clean, bool *was_lost, struct err *err)
+{
+    struct catalog *c = mem_new(struct catalog);
+    c->dir_fd = dir_fd;
+    c->fd = -1;
+    mutex_init(&c->mu, LOCK_CATALOG);
+    *was_clean = false;
+    *was_lost = false;
+    uint64_t size = 0;
+    enum err_code rc = ERR_OK;
+    int os_errno = file_open(dir_fd, CATALOG_NAME, O_RDWR, &c->fd);
+    if (!os_errno) os_errno = file_size(c->fd, &size);
+    if (os_errno && os_errno != ENOENT) {
+        rc = err_os(err, os_errno, "open " CATALOG_NAME);
+        goto out;
+    }
+    if (size < sizeof(struct disk_catalog_header)) {
+        *was_lost = true;
+    } else {
+        rc = read_all(c, size, fn, ctx, was_clean, was_lost, err);
+        if (rc) goto out;
+    }
+    *out = c;
+    c = NULL;
+out:
+    catalog_close(c);
+    return rc;
+}
+
+void catalog_close(struct catalog *c)
+{
+    if (!c) return;
+    file_close(c->fd);
+    mutex_deinit(&c->mu);
+    mem_free(c);
+}

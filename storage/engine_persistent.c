@@ -1,0 +1,299 @@
+/*
+ * engine_persistent.c - databases in files: a directory, its catalog, and what a start finds there.
+ *
+ * CREATE makes the log, then the file under another name, renames it, syncs the directory, and
+ * last notes it in the catalog: a crash before that leaves a file that the next start adopts, which
+ * is the same empty database.  DROP notes a tombstone first, then unlinks: a crash in between
+ * leaves files whose uuid is known to be dead, which the next start removes.
+ */
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "storage/base/file.h"
+#include "storage/base/log.h"
+#include "storage/base/mem.h"
+#include "storage/catalog.h"
+#include "storage/checkpoint.h"
+#include "storage/engine.h"
+#include "storage/manifest.h"
+#include "storage/syncer.h"
+
+enum {
+    SYNCER_THREADS = 2,
+    KEPT_LOG_BYTES_MAX = 1 << 20, /* a longer log is checkpointed when its database is closed */
+};
+
+struct persistent {
+    struct engine engine;
+    int dir_fd;
+    struct catalog *catalog;
+    struct syncer *syncer;
+    bool was_clean; /* no LSN was lost at the last stop */
+};
+
+static struct persistent *self(struct engine *e)
+{
+    return (struct persistent *)e;
+}
+
+/* ---- start ---- */
+
+struct tombstones {
+    uint8_t (*uuids)[16];
+    size_t count, cap;
+};
+
+struct loading {
+    struct persistent *p;
+    struct file_cache *cache;
+    struct tombstones dead;
+};
+
+static bool is_dead(const struct tombstones *t, const uint8_t uuid[16])
+{
+    for (size_t i = 0; i < t->count; i++)
+        if (memcmp(t->uuids[i], uuid, 16) == 0) return true;
+    return false;
+}
+
+static void take_entry(void *ctx, const struct catalog_entry *ce)
+{
+    struct loading *l = ctx;
+    if (ce->dropped) {
+        struct tombstones *t = &l->dead;
+        if (t->count == t->cap) {
+            t->cap = t->cap ? t->cap * 2 : 16;
+            uint8_t(*grown)[16] = mem_zalloc(t->cap * sizeof *grown);
+            if (t->count) memcpy(grown, t->uuids, t->count * sizeof *grown);
+            mem_free(t->uuids);
+            t->uuids = grown;
+        }
+        memcpy(t->uuids[t->count++], ce->uuid, 16);
+        return;
+    }
+    struct cache_entry e = {
+        .schema = ce->schema,
+        .live_count = ce->live_count,
+        .dead_count = ce->dead_count,
+        .file_bytes = ce->file_bytes,
+        .last_lsn = ce->last_lsn,
+    };
+    memcpy(e.name, ce->name, sizeof e.name);
+    memcpy(e.uuid, ce->uuid, sizeof e.uuid);
+    struct err err;
+    if (file_cache_add(l->cache, &e, NULL, &err)) log_warning("catalog: %s", err.msg);
+}
+
+static enum err_code remove_files(struct persistent *p, const char *name, struct err *err)
+{
+    static const char *const suffixes[] = {".jvdb", ".ckpt", ".new"};
+    for (size_t i = 0; i < sizeof suffixes / sizeof suffixes[0]; i++) {
+        char file_name[200];
+        snprintf(file_name, sizeof file_name, "%s%s", name, suffixes[i]);
+        int os_errno = file_unlink(p->dir_fd, file_name);
+        if (os_errno) return err_os(err, os_errno, "remove %s", file_name);
+    }
+    enum err_code rc = wal_remove(p->dir_fd, name, err);
+    if (rc) return rc;
+    int os_errno = file_sync(p->dir_fd);
+    return os_errno ? err_os(err, os_errno, "sync the storage directory") : ERR_OK;
+}
+
+/* A .jvdb that the catalog does not know: copied in by hand, or its creation was interrupted. */
+static void adopt(struct loading *l, const char *name)
+{
+    struct persistent *p = l->p;
+    struct cache_entry e = {0};
+    struct manifest m = {0};
+    struct disk_superblock sb;
+    struct err err;
+    char file_name[200];
+    int fd = -1;
+    snprintf(e.name, sizeof e.name, "%s", name);
+    snprintf(file_name, sizeof file_name, "%s.jvdb", name);
+    int os_errno = file_open(p->dir_fd, file_name, O_RDWR, &fd);
+    enum err_code rc = os_errno ? err_os(&err, os_errno, "open %s", file_name)
+                                : superblock_read(fd, file_name, &sb, &err);
+    if (!rc) rc = manifest_peek(fd, file_name, &sb, &m, &err);
+    file_close(fd);
+    if (!rc && is_dead(&l->dead, sb.uuid)) {
+        log_info("removing %s: its database was dropped before the last stop", file_name);
+        if (remove_files(p, name, &err)) log_warning("%s", err.msg);
+        goto out;
+    }
+    if (!rc) {
+        memcpy(e.uuid, sb.uuid, sizeof e.uuid);
+        e.schema = m.schema;
+        struct catalog_entry ce = {.schema = m.schema};
+        memcpy(ce.name, e.name, sizeof ce.name);
+        memcpy(ce.uuid, e.uuid, sizeof ce.uuid);
+        rc = database_adopt_files(p->dir_fd, name, sb.uuid, sb.lsn, &err);
+        if (!rc) rc = catalog_add(p->catalog, &ce, &err);
+        if (!rc) log_info("adopted %s", file_name);
+    }
+    if (rc) log_error("database \"%s\" is quarantined: %s", name, err.msg);
+    struct err ignored;
+    if (file_cache_add(l->cache, &e, rc ? err.msg : NULL, &ignored)) log_warning("%s", ignored.msg);
+out:
+    manifest_deinit(&m);
+}
+
+static enum err_code scan_directory(struct loading *l, struct err *err)
+{
+    int fd = dup(l->p->dir_fd);
+    DIR *dir = fd >= 0 ? fdopendir(fd) : NULL;
+    if (!dir) {
+        int os_errno = errno;
+        if (fd >= 0) close(fd);
+        return err_os(err, os_errno, "list the storage directory");
+    }
+    rewinddir(dir);
+    for (struct dirent *d; (d = readdir(dir));) {
+        char name[NAME_BYTES_MAX + 1];
+        size_t len = strlen(d->d_name);
+        if (len <= 5 || strcmp(d->d_name + len - 5, ".jvdb") != 0) continue;
+        struct err bad;
+        if (database_name_check(d->d_name, len - 5, &bad)) {
+            log_warning("ignoring %s: %s", d->d_name, bad.msg);
+            continue;
+        }
+        memcpy(name, d->d_name, len - 5);
+        name[len - 5] = '\0';
+        if (file_cache_has_file(l->cache, name)) continue;
+        adopt(l, name);
+        file_cache_has_file(l->cache, name);
+    }
+    closedir(dir);
+    file_cache_quarantine_missing(l->cache);
+    return ERR_OK;
+}
+
+static enum err_code load(struct engine *e, struct file_cache *cache, struct err *err)
+{
+    struct persistent *p = self(e);
+    struct loading l = {.p = p, .cache = cache};
+    bool was_lost = false;
+    enum err_code rc =
+        catalog_open(p->dir_fd, take_entry, &l, &p->catalog, &p->was_clean, &was_lost, err);
+    if (rc) goto out;
+    if (p->was_clean) file_cache_trust_counts(cache);
+    /* From here the counts on disk are old: a catalog in use says so. */
+    struct cache_walk walk = {.cache = cache};
+    rc = catalog_rewrite(p->catalog, cache_walk_next, &walk, false, err);
+    if (!rc) rc = scan_directory(&l, err);
+out:
+    mem_free(l.dead.uuids);
+    return rc;
+}
+
+/* ---- databases ---- */
+
+static enum err_code create(struct engine *e, const char *name, const uint8_t uuid[16],
+                            const struct schema *schema, struct err *err)
+{
+    struct persistent *p = self(e);
+    enum err_code rc = database_create_files(p->dir_fd, name, uuid, schema, err);
+    if (rc) return rc;
+    struct catalog_entry ce = {.schema = *schema};
+    memcpy(ce.name, name, strlen(name));
+    memcpy(ce.uuid, uuid, sizeof ce.uuid);
+    rc = catalog_add(p->catalog, &ce, err);
+    struct err ignored;
+    if (rc && remove_files(p, name, &ignored))
+        log_warning("cannot clean up after creating \"%s\" failed: %s", name, ignored.msg);
+    return rc;
+}
+
+static enum err_code open_database(struct engine *e, const char *name, const uint8_t uuid[16],
+                                   const struct schema *schema, bool first_open,
+                                   const struct database_host *host, struct database **out,
+                                   struct err *err)
+{
+    (void)schema;
+    struct persistent *p = self(e);
+    struct database_open_options options = {
+        .syncer = p->syncer,
+        .skip_lsns = first_open && !p->was_clean,
+    };
+    return database_open(p->dir_fd, name, uuid, &options, host, out, err);
+}
+
+static enum err_code close_database(struct engine *e, struct database *db, bool keep_log,
+                                    bool *has_log, struct err *err)
+{
+    (void)e;
+    enum err_code rc = ERR_OK;
+    if (!keep_log || wal_bytes(db->wal) > KEPT_LOG_BYTES_MAX)
+        rc = keep_log ? checkpoint_run(db, err) : checkpoint_close(db, err);
+    *has_log = database_is_dirty(db);
+    /* What periodic durability has not synced yet must not hang on a closed log. */
+    struct err ignored;
+    if (*has_log && !wal_is_broken(db->wal) && wal_sync(db->wal, rc ? &ignored : err) && !rc)
+        rc = err->code;
+    database_free(db);
+    return rc;
+}
+
+static enum err_code drop(struct engine *e, const char *name, const uint8_t uuid[16],
+                          struct database *db, struct err *err)
+{
+    struct persistent *p = self(e);
+    database_free(db);
+    enum err_code rc = catalog_drop(p->catalog, name, uuid, err);
+    if (rc) return rc;
+    struct err late;
+    /* It is gone already, as far as the next start is concerned. */
+    if (remove_files(p, name, &late)) log_warning("dropping \"%s\": %s", name, late.msg);
+    return ERR_OK;
+}
+
+static enum err_code flush(struct engine *e, struct database *db, struct err *err)
+{
+    (void)e;
+    return checkpoint_run(db, err);
+}
+
+static enum err_code stop(struct engine *e, struct file_cache *cache, bool clean, struct err *err)
+{
+    struct persistent *p = self(e);
+    enum err_code rc = ERR_OK;
+    if (p->catalog && clean) {
+        struct cache_walk walk = {.cache = cache};
+        rc = catalog_rewrite(p->catalog, cache_walk_next, &walk, true, err);
+    }
+    catalog_close(p->catalog);
+    syncer_stop(p->syncer);
+    if (p->dir_fd >= 0) close(p->dir_fd);
+    mem_free(p);
+    return rc;
+}
+
+enum err_code engine_persistent_new(const struct service_options *options, struct engine **out,
+                                    struct err *err)
+{
+    static const struct engine_ops ops = {
+        .name = "persistent",
+        .can_evict = true,
+        .load = load,
+        .create = create,
+        .open = open_database,
+        .close = close_database,
+        .drop = drop,
+        .flush = flush,
+        .stop = stop,
+    };
+    /* The path itself may be a symbolic link; nothing below it is followed (file_open()). */
+    int dir_fd = open(options->storage_path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    if (dir_fd < 0)
+        return err_os(err, errno, "open the storage directory %s", options->storage_path);
+    struct persistent *p = mem_new(struct persistent);
+    p->engine.ops = &ops;
+    p->dir_fd = dir_fd;
+    p->syncer = syncer_start(SYNCER_THREADS);
+    *out = &p->engine;
+    return ERR_OK;
+}

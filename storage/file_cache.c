@@ -1,0 +1,733 @@
+/*
+ * file_cache.c - names, pins, LRU.
+ *
+ * The table is a sorted array of entries: listings come out in order, lookups are a binary search.
+ * An entry's state moves CLOSED -> OPENING -> OPEN -> CLOSING -> CLOSED; who moves it out of CLOSED
+ * or OPEN does the slow part without the lock, and everybody else who wants it waits on `changed`.
+ * Opening happens with room made first: a victim is picked under the lock and closed after it was
+ * released.
+ */
+#include "storage/file_cache.h"
+
+#include <inttypes.h>
+#include <stdio.h>
+#include <string.h>
+#include <time.h>
+
+#include "storage/base/clock.h"
+#include "storage/base/log.h"
+#include "storage/base/mem.h"
+#include "storage/base/metrics.h"
+#include "storage/catalog.h"
+#include "storage/engine.h"
+
+enum {
+    WAIT_FOR_ROOM_S = 5,  /* then 503 overloaded                                           */
+    KEPT_LOGS_MAX = 256,  /* closed databases that a crash may leave to be replayed        */
+    EVICTION_RING = 4096, /* times of the last evictions, for the rate over a minute       */
+};
+
+enum entry_state { MAKING, CLOSED, OPENING, OPEN, CLOSING };
+
+struct entry {
+    struct cache_entry info; /* counts as of the last closing */
+    struct file_cache *cache;
+    enum entry_state state;
+    bool dropping;
+    bool was_opened; /* in this process: no LSN is skipped then */
+    bool quarantined;
+    char reason[sizeof((struct err *)0)->msg];
+    bool has_file; /* seen by the start's scan */
+    size_t pins;
+    struct database *db;
+    struct entry *newer, *older; /* in the LRU, while OPEN */
+};
+
+struct file_cache {
+    struct engine *engine;
+    size_t max_open;
+
+    struct mutex mu; /* LOCK_FILE_CACHE; guards the rest */
+    pthread_cond_t changed;
+    struct entry **entries; /* by name */
+    size_t count, cap;
+    struct entry *newest, *oldest;
+    size_t open_files;
+    size_t kept_logs;
+    uint64_t evicted_ns[EVICTION_RING];
+    size_t evictions;
+};
+
+/* ---- table ---- */
+
+/* The first entry whose name is not less than `name`. */
+static size_t lower_bound(const struct file_cache *c, const char *name)
+{
+    size_t low = 0, high = c->count;
+    while (low < high) {
+        size_t mid = (low + high) / 2;
+        if (strcmp(c->entries[mid]->info.name, name) < 0)
+            low = mid + 1;
+        else
+            high = mid;
+    }
+    return low;
+}
+
+static struct entry *find(const struct file_cache *c, const char *name)
+{
+    size_t i = lower_bound(c, name);
+    return i < c->count && strcmp(c->entries[i]->info.name, name) == 0 ? c->entries[i] : NULL;
+}
+
+static struct entry *insert(struct file_cache *c, const struct cache_entry *info)
+{
+    if (c->count == c->cap) {
+        size_t cap = c->cap ? c->cap * 2 : 64;
+        struct entry **grown = mem_zalloc(cap * sizeof *grown);
+        if (c->count) memcpy(grown, c->entries, c->count * sizeof *grown);
+        mem_free(c->entries);
+        c->entries = grown;
+        c->cap = cap;
+    }
+    struct entry *e = mem_new(struct entry);
+    e->info = *info;
+    e->info.schema.options = info->schema.options ? mem_strdup(info->schema.options) : NULL;
+    e->cache = c;
+    e->state = CLOSED;
+    size_t i = lower_bound(c, info->name);
+    memmove(&c->entries[i + 1], &c->entries[i], (c->count - i) * sizeof c->entries[0]);
+    c->entries[i] = e;
+    c->count++;
+    return e;
+}
+
+static void remove_entry(struct file_cache *c, struct entry *e)
+{
+    size_t i = lower_bound(c, e->info.name);
+    c->count--;
+    memmove(&c->entries[i], &c->entries[i + 1], (c->count - i) * sizeof c->entries[0]);
+    if (e->info.has_log) c->kept_logs--;
+    mem_free(e->info.schema.options);
+    mem_free(e);
+}
+
+/* ---- LRU ---- */
+
+static void lru_remove(struct file_cache *c, struct entry *e)
+{
+    *(e->newer ? &e->newer->older : &c->newest) = e->older;
+    *(e->older ? &e->older->newer : &c->oldest) = e->newer;
+    e->newer = e->older = NULL;
+}
+
+static void lru_push(struct file_cache *c, struct entry *e)
+{
+    e->older = c->newest;
+    e->newer = NULL;
+    if (c->newest) c->newest->newer = e;
+    c->newest = e;
+    if (!c->oldest) c->oldest = e;
+}
+
+static void remember_counts(struct entry *e)
+{
+    struct database *db = e->db;
+    e->info.live_count = atomic_load_explicit(&db->live_count, memory_order_relaxed);
+    e->info.dead_count = atomic_load_explicit(&db->dead_count, memory_order_relaxed);
+    e->info.file_bytes = atomic_load_explicit(&db->file_bytes, memory_order_relaxed);
+    e->info.last_lsn = atomic_load_explicit(&db->visible_lsn, memory_order_relaxed);
+    e->info.counts_known = true;
+}
+
+/* Close an OPEN entry without pins; the lock is released meanwhile. */
+static enum err_code close_entry(struct file_cache *c, struct entry *e, bool keep_log,
+                                 struct err *err)
+{
+    mutex_assert_held(&c->mu);
+    assert(e->state == OPEN && e->pins == 0);
+    struct database *db = e->db;
+    e->state = CLOSING;
+    lru_remove(c, e);
+    remember_counts(e);
+    bool failed = atomic_load(&db->failed) == ERR_QUARANTINED;
+    bool has_log = false;
+    mutex_unlock(&c->mu);
+    enum err_code rc = c->engine->ops->close(c->engine, db, keep_log, &has_log, err);
+    mutex_lock(&c->mu);
+    e->db = NULL;
+    e->state = CLOSED;
+    e->info.has_log = has_log;
+    if (has_log) c->kept_logs++;
+    if (failed) {
+        e->quarantined = true;
+        snprintf(e->reason, sizeof e->reason, "damage was found while it was in use");
+    }
+    assert(c->open_files > 0);
+    c->open_files--;
+    pthread_cond_broadcast(&c->changed);
+    return rc;
+}
+
+/* Not one that must stay read-only until restart: opened again it would forget that. */
+static struct entry *pick_victim(struct file_cache *c)
+{
+    for (struct entry *e = c->oldest; e; e = e->newer)
+        if (e->pins == 0 && !e->dropping && atomic_load(&e->db->failed) != ERR_READ_ONLY &&
+            !(e->db->wal && wal_is_broken(e->db->wal)))
+            return e;
+    return NULL;
+}
+
+static void evict(struct file_cache *c, struct entry *victim)
+{
+    struct err err;
+    stat_add(STAT_LRU_EVICTIONS, 1);
+    c->evicted_ns[c->evictions++ % EVICTION_RING] = clock_ns();
+    if (close_entry(c, victim, c->kept_logs < KEPT_LOGS_MAX, &err))
+        log_warning("closing a database: %s; its log keeps what was acknowledged", err.msg);
+}
+
+/* Have room for one more open file.  True: there is.  The lock may have been released. */
+static bool make_room(struct file_cache *c)
+{
+    struct timespec until;
+    clock_gettime(CLOCK_REALTIME, &until);
+    until.tv_sec += WAIT_FOR_ROOM_S;
+    while (c->open_files >= c->max_open) {
+        struct entry *victim = pick_victim(c);
+        if (victim) {
+            evict(c, victim);
+        } else if (pthread_cond_timedwait(&c->changed, &c->mu.os, &until) != 0) {
+            return c->open_files < c->max_open;
+        }
+    }
+    return true;
+}
+
+/* ---- what a database tells (struct database_host) ---- */
+
+static enum err_code writer_opens(void *ctx, enum patience patience, struct err *err)
+{
+    struct entry *e = ctx;
+    struct file_cache *c = e->cache;
+    mutex_lock(&c->mu);
+    while (patience != PATIENCE_FORCE && c->open_files >= c->max_open) {
+        if (patience == PATIENCE_NONE) {
+            mutex_unlock(&c->mu);
+            return err_set(err, ERR_WOULD_BLOCK, "too many open files");
+        }
+        struct entry *victim = pick_victim(c);
+        /* All in use: to wait for each other would be a deadlock, so go over the limit. */
+        if (!victim) break;
+        evict(c, victim);
+    }
+    c->open_files++;
+    mutex_unlock(&c->mu);
+    return ERR_OK;
+}
+
+static void writer_closed(void *ctx)
+{
+    struct entry *e = ctx;
+    struct file_cache *c = e->cache;
+    mutex_lock(&c->mu);
+    assert(c->open_files > 0);
+    c->open_files--;
+    pthread_cond_broadcast(&c->changed);
+    mutex_unlock(&c->mu);
+}
+
+/* ---- acquire ---- */
+
+static enum err_code not_found(const char *name, struct err *err)
+{
+    return err_set(err, ERR_DATABASE_NOT_FOUND, "there is no database \"%s\"", name);
+}
+
+static enum err_code quarantined(const struct entry *e, struct err *err)
+{
+    return err_set(err, ERR_QUARANTINED, "database \"%s\" is quarantined: %s", e->info.name,
+                   e->reason);
+}
+
+/* Open a CLOSED entry; the lock is released meanwhile.  On success it is OPEN with one pin. */
+static enum err_code open_entry(struct file_cache *c, struct entry *e, struct err *err)
+{
+    e->state = OPENING;
+    if (c->engine->ops->can_evict && !make_room(c)) {
+        e->state = CLOSED;
+        pthread_cond_broadcast(&c->changed);
+        return err_set(err, ERR_OVERLOADED,
+                       "all %zu open files are in use; try again, or raise max_open_files",
+                       c->max_open);
+    }
+    c->open_files++;
+    bool first_open = !e->was_opened;
+    if (e->info.has_log) c->kept_logs--;
+    bool had_log = e->info.has_log;
+    e->info.has_log = false;
+    mutex_unlock(&c->mu);
+
+    struct database_host host = {writer_opens, writer_closed, e};
+    struct database *db = NULL;
+    enum err_code rc = c->engine->ops->open(c->engine, e->info.name, e->info.uuid, &e->info.schema,
+                                            first_open, &host, &db, err);
+    mutex_lock(&c->mu);
+    pthread_cond_broadcast(&c->changed);
+    if (rc) {
+        e->state = CLOSED;
+        c->open_files--;
+        e->info.has_log = had_log;
+        if (had_log) c->kept_logs++;
+        if (rc == ERR_CORRUPT || rc == ERR_QUARANTINED) {
+            e->quarantined = true;
+            snprintf(e->reason, sizeof e->reason, "%s", err->msg);
+            log_error("database \"%s\" is quarantined: %s", e->info.name, e->reason);
+            return quarantined(e, err);
+        }
+        return rc;
+    }
+    db->owner = e;
+    e->db = db;
+    e->state = OPEN;
+    e->was_opened = true;
+    e->pins = 1;
+    lru_push(c, e);
+    return ERR_OK;
+}
+
+enum err_code file_cache_acquire(struct file_cache *c, const char *name, bool may_block,
+                                 struct database **out, struct err *err)
+{
+    enum err_code rc = ERR_OK;
+    mutex_lock(&c->mu);
+    for (;;) {
+        struct entry *e = find(c, name);
+        if (!e || e->dropping || (e->state == MAKING && !may_block)) {
+            rc = e && !e->dropping ? err_set(err, ERR_WOULD_BLOCK, "being made")
+                                   : not_found(name, err);
+            break;
+        }
+        if (e->quarantined) {
+            rc = quarantined(e, err);
+            break;
+        }
+        if (e->state == OPEN) {
+            stat_add(STAT_LRU_HITS, 1);
+            e->pins++;
+            if (c->newest != e) {
+                lru_remove(c, e);
+                lru_push(c, e);
+            }
+            *out = e->db;
+            break;
+        }
+        if (!may_block) {
+            rc = err_set(err, ERR_WOULD_BLOCK, "the database is not open");
+            break;
+        }
+        if (e->state == CLOSED) {
+            stat_add(STAT_LRU_MISSES, 1);
+            rc = open_entry(c, e, err);
+            if (!rc) *out = e->db;
+            break;
+        }
+        mutex_wait(&c->changed, &c->mu);
+    }
+    mutex_unlock(&c->mu);
+    return rc;
+}
+
+void file_cache_retain(struct database *db)
+{
+    struct entry *e = db->owner;
+    mutex_lock(&e->cache->mu);
+    assert(e->pins > 0);
+    e->pins++;
+    mutex_unlock(&e->cache->mu);
+}
+
+void file_cache_release(struct database *db)
+{
+    if (!db) return;
+    struct entry *e = db->owner;
+    struct file_cache *c = e->cache;
+    mutex_lock(&c->mu);
+    assert(e->pins > 0);
+    if (--e->pins == 0) pthread_cond_broadcast(&c->changed);
+    mutex_unlock(&c->mu);
+}
+
+/* ---- make and drop ---- */
+
+enum err_code file_cache_add(struct file_cache *c, const struct cache_entry *entry,
+                             const char *quarantine, struct err *err)
+{
+    enum err_code rc = ERR_OK;
+    mutex_lock(&c->mu);
+    if (find(c, entry->name)) {
+        rc = err_set(err, ERR_DATABASE_EXISTS, "database \"%s\" exists", entry->name);
+    } else {
+        struct entry *e = insert(c, entry);
+        if (e->info.has_log) c->kept_logs++;
+        if (quarantine) {
+            e->quarantined = true;
+            snprintf(e->reason, sizeof e->reason, "%s", quarantine);
+        }
+    }
+    mutex_unlock(&c->mu);
+    return rc;
+}
+
+enum err_code file_cache_reserve(struct file_cache *c, const struct cache_entry *entry,
+                                 struct err *err)
+{
+    enum err_code rc = ERR_OK;
+    mutex_lock(&c->mu);
+    for (;;) {
+        struct entry *e = find(c, entry->name);
+        if (!e) {
+            e = insert(c, entry);
+            e->state = MAKING;
+            e->was_opened = true; /* no LSN of it was ever given to anybody */
+            break;
+        }
+        if (!e->dropping && e->state != MAKING) {
+            rc = err_set(err, ERR_DATABASE_EXISTS, "database \"%s\" exists", entry->name);
+            break;
+        }
+        mutex_wait(&c->changed, &c->mu);
+    }
+    mutex_unlock(&c->mu);
+    return rc;
+}
+
+void file_cache_settle(struct file_cache *c, const char *name, bool made)
+{
+    mutex_lock(&c->mu);
+    struct entry *e = find(c, name);
+    assert(e && e->state == MAKING);
+    if (made)
+        e->state = CLOSED;
+    else
+        remove_entry(c, e);
+    pthread_cond_broadcast(&c->changed);
+    mutex_unlock(&c->mu);
+}
+
+enum err_code file_cache_drop(struct file_cache *c, const char *name, struct err *err)
+{
+    mutex_lock(&c->mu);
+    struct entry *e = find(c, name);
+    if (!e || e->dropping || e->state == MAKING) {
+        mutex_unlock(&c->mu);
+        return not_found(name, err);
+    }
+    e->dropping = true; /* nobody new gets it */
+    while (e->pins > 0 || e->state == OPENING || e->state == CLOSING)
+        mutex_wait(&c->changed, &c->mu);
+    struct database *db = e->db;
+    if (e->state == OPEN) {
+        lru_remove(c, e);
+        remember_counts(e);
+        e->state = CLOSING;
+        e->db = NULL;
+    }
+    mutex_unlock(&c->mu);
+    enum err_code rc = c->engine->ops->drop(c->engine, e->info.name, e->info.uuid, db, err);
+    mutex_lock(&c->mu);
+    if (db) c->open_files--;
+    if (rc) { /* it is still there, closed */
+        e->dropping = false;
+        e->state = CLOSED;
+        e->info.has_log = db != NULL;
+        if (db) c->kept_logs++;
+    } else {
+        remove_entry(c, e);
+    }
+    pthread_cond_broadcast(&c->changed);
+    mutex_unlock(&c->mu);
+    return rc;
+}
+
+/* ---- walking ---- */
+
+/* The first entry behind `after`. */
+static size_t behind(const struct file_cache *c, const char *after)
+{
+    size_t i = lower_bound(c, after);
+    return i < c->count && strcmp(c->entries[i]->info.name, after) == 0 ? i + 1 : i;
+}
+
+bool file_cache_next_open(struct file_cache *c, const char *after, struct database **out)
+{
+    bool found = false;
+    mutex_lock(&c->mu);
+    for (size_t i = behind(c, after); i < c->count && !found; i++) {
+        struct entry *e = c->entries[i];
+        if (e->state != OPEN || e->dropping) continue;
+        e->pins++;
+        *out = e->db;
+        found = true;
+    }
+    mutex_unlock(&c->mu);
+    return found;
+}
+
+bool file_cache_next_entry(struct file_cache *c, const char *after, bool has_log_only,
+                           struct cache_entry *entry)
+{
+    bool found = false;
+    mutex_lock(&c->mu);
+    for (size_t i = behind(c, after); i < c->count && !found; i++) {
+        struct entry *e = c->entries[i];
+        if (e->state == MAKING || e->dropping || (has_log_only && !e->info.has_log)) continue;
+        *entry = e->info;
+        found = true;
+    }
+    mutex_unlock(&c->mu);
+    return found;
+}
+
+bool file_cache_has_file(struct file_cache *c, const char *name)
+{
+    mutex_lock(&c->mu);
+    struct entry *e = find(c, name);
+    if (e) e->has_file = true;
+    mutex_unlock(&c->mu);
+    return e != NULL;
+}
+
+void file_cache_quarantine_missing(struct file_cache *c)
+{
+    for (size_t i = 0; i < c->count; i++) {
+        struct entry *e = c->entries[i];
+        if (e->has_file || e->quarantined) continue;
+        e->quarantined = true;
+        snprintf(e->reason, sizeof e->reason, "its file %s.jvdb is missing", e->info.name);
+        log_error("database \"%s\" is quarantined: %s", e->info.name, e->reason);
+    }
+}
+
+void file_cache_trust_counts(struct file_cache *c)
+{
+    for (size_t i = 0; i < c->count; i++)
+        c->entries[i]->info.counts_known = true;
+}
+
+bool cache_walk_next(void *ctx, struct catalog_entry *entry)
+{
+    struct cache_walk *walk = ctx;
+    while (walk->i < walk->cache->count) {
+        const struct cache_entry *info = &walk->cache->entries[walk->i++]->info;
+        static const uint8_t unknown[16];
+        if (memcmp(info->uuid, unknown, sizeof unknown) == 0) continue; /* never read */
+        *entry = (struct catalog_entry){
+            .schema = info->schema,
+            .live_count = info->live_count,
+            .dead_count = info->dead_count,
+            .file_bytes = info->file_bytes,
+            .last_lsn = info->last_lsn,
+        };
+        memcpy(entry->name, info->name, sizeof entry->name);
+        memcpy(entry->uuid, info->uuid, sizeof entry->uuid);
+        return true;
+    }
+    return false;
+}
+
+/* ---- information ---- */
+
+void database_info_deinit(struct database_info *info)
+{
+    mem_free(info->schema.options);
+    info->schema.options = NULL;
+}
+
+void service_list_free(struct database_info *infos, size_t count)
+{
+    for (size_t i = 0; i < count; i++)
+        database_info_deinit(&infos[i]);
+    mem_free(infos);
+}
+
+/* What a compaction could give back: dead rows and the records that no live row needs. */
+static uint64_t garbage_bytes(const struct entry *e)
+{
+    uint64_t row_bytes = ((uint64_t)e->info.schema.dimension * sizeof(float) + ROW_ALIGN - 1) /
+                         ROW_ALIGN * ROW_ALIGN;
+    uint64_t bytes = e->info.dead_count * (row_bytes + sizeof(struct slot));
+    if (e->state == OPEN)
+        bytes += atomic_load_explicit(&e->db->garbage_bytes, memory_order_relaxed);
+    return bytes < e->info.file_bytes ? bytes : e->info.file_bytes;
+}
+
+/* True: `info` is filled.  False: its counts are not known, it must be opened. */
+static bool fill_info(struct entry *e, struct database_info *info)
+{
+    *info = (struct database_info){.open = e->state == OPEN, .quarantined = e->quarantined};
+    snprintf(info->name, sizeof info->name, "%s", e->info.name);
+    snprintf(info->reason, sizeof info->reason, "%s", e->reason);
+    if (e->state == OPEN) {
+        struct database *db = e->db;
+        remember_counts(e);
+        info->durable_lsn = db->wal ? wal_durable_lsn(db->wal) : e->info.last_lsn;
+        info->wal_bytes = db->wal ? wal_bytes(db->wal) : 0;
+        info->last_flush_at_ms = atomic_load(&db->last_flush_at_ms);
+        info->last_flush_ms = (double)atomic_load(&db->last_flush_ns) / 1e6;
+    } else if (!e->info.counts_known && !e->quarantined) {
+        return false;
+    } else {
+        info->durable_lsn = e->info.last_lsn;
+    }
+    info->schema = e->info.schema;
+    info->schema.options = e->info.schema.options ? mem_strdup(e->info.schema.options) : NULL;
+    info->vector_count = e->info.live_count;
+    info->deleted_count = e->info.dead_count;
+    info->file_bytes = e->info.file_bytes;
+    info->last_lsn = e->info.last_lsn;
+    info->live_bytes = info->file_bytes - garbage_bytes(e);
+    return true;
+}
+
+enum err_code file_cache_info(struct file_cache *c, const char *name, bool may_block,
+                              struct database_info *info, struct err *err)
+{
+    for (int attempt = 0; attempt < 8; attempt++) {
+        mutex_lock(&c->mu);
+        struct entry *e = find(c, name);
+        bool exists = e && !e->dropping && e->state != MAKING;
+        bool filled = exists && fill_info(e, info);
+        mutex_unlock(&c->mu);
+        if (!exists) return not_found(name, err);
+        if (filled) return ERR_OK;
+
+        struct database *db;
+        enum err_code rc = file_cache_acquire(c, name, may_block, &db, err);
+        if (rc == ERR_QUARANTINED) continue; /* and say so */
+        if (rc) return rc;
+        file_cache_release(db);
+    }
+    return err_set(err, ERR_OVERLOADED, "database \"%s\" is closed again and again", name);
+}
+
+enum err_code file_cache_list(struct file_cache *c, const char *after, const char *prefix,
+                              size_t limit, bool may_block, struct database_info **infos,
+                              size_t *count, size_t *total, bool *more, struct err *err)
+{
+    size_t prefix_bytes = prefix ? strlen(prefix) : 0, cap = 0;
+    char(*names)[NAME_BYTES_MAX + 1] = NULL;
+    enum err_code rc = ERR_OK;
+    *infos = NULL;
+    *count = *total = 0;
+    *more = false;
+
+    /* Names first: filling one may open a database, which cannot be done under the lock. */
+    mutex_lock(&c->mu);
+    size_t first = prefix_bytes ? lower_bound(c, prefix) : 0, wanted = 0;
+    names = mem_try((c->count + 1) * sizeof *names);
+    for (size_t i = first; i < c->count && names; i++) {
+        struct entry *e = c->entries[i];
+        if (strncmp(e->info.name, prefix ? prefix : "", prefix_bytes) != 0) break;
+        if (e->state == MAKING || e->dropping) continue;
+        ++*total;
+        if (after && strcmp(e->info.name, after) <= 0) continue;
+        if (wanted == limit)
+            *more = true;
+        else
+            memcpy(names[wanted++], e->info.name, sizeof names[0]);
+    }
+    mutex_unlock(&c->mu);
+    struct database_info *list = mem_try((wanted + 1) * sizeof *list);
+    if (!names || !list) {
+        rc = err_set(err, ERR_NOMEM, "out of memory for a list of databases");
+        goto out;
+    }
+    for (size_t i = 0; i < wanted; i++) {
+        rc = file_cache_info(c, names[i], may_block, &list[cap], err);
+        if (rc == ERR_DATABASE_NOT_FOUND) { /* dropped meanwhile */
+            rc = ERR_OK;
+            continue;
+        }
+        if (rc) goto out;
+        cap++;
+    }
+    *infos = list;
+    *count = cap;
+    list = NULL;
+out:
+    if (list) service_list_free(list, cap);
+    mem_free(names);
+    return rc;
+}
+
+void file_cache_stats(struct file_cache *c, struct service_stats *stats)
+{
+    mutex_lock(&c->mu);
+    for (size_t i = 0; i < c->count; i++) {
+        struct entry *e = c->entries[i];
+        if (e->state == MAKING || e->dropping) continue;
+        if (e->state == OPEN) {
+            remember_counts(e);
+            if (e->db->wal) stats->wal_bytes += wal_bytes(e->db->wal);
+        }
+        stats->databases++;
+        stats->quarantined += e->quarantined;
+        stats->vectors += e->info.live_count;
+        stats->bytes += e->info.file_bytes;
+    }
+    stats->open_files = c->engine->ops->can_evict ? c->open_files : 0;
+    stats->max_open_files = c->max_open;
+    size_t kept = c->evictions < EVICTION_RING ? c->evictions : EVICTION_RING;
+    uint64_t now = clock_ns(), minute = 60ull * 1000 * 1000 * 1000;
+    size_t recent = 0;
+    for (size_t i = 0; i < kept; i++)
+        recent += now - c->evicted_ns[i] < minute;
+    stats->lru_evictions_per_minute = (double)recent;
+    mutex_unlock(&c->mu);
+    stats->lru_hits = stat_get(STAT_LRU_HITS);
+    stats->lru_misses = stat_get(STAT_LRU_MISSES);
+    stats->lru_evictions = stat_get(STAT_LRU_EVICTIONS);
+}
+
+/* ---- life ---- */
+
+struct file_cache *file_cache_new(struct engine *engine, size_t max_open)
+{
+    struct file_cache *c = mem_new(struct file_cache);
+    c->engine = engine;
+    c->max_open = max_open;
+    mutex_init(&c->mu, LOCK_FILE_CACHE);
+    pthread_cond_init(&c->changed, NULL);
+    return c;
+}
+
+enum err_code file_cache_close_all(struct file_cache *c, struct err *err)
+{
+    enum err_code first = ERR_OK;
+    mutex_lock(&c->mu);
+    for (size_t i = 0; i < c->count; i++) {
+        struct entry *e = c->entries[i];
+        if (e->state != OPEN) continue;
+        struct err one;
+        enum err_code rc = close_entry(c, e, false, &one);
+        if (rc && !first) {
+            first = rc;
+            *err = one;
+        }
+    }
+    mutex_unlock(&c->mu);
+    return first;
+}
+
+void file_cache_free(struct file_cache *c)
+{
+    if (!c) return;
+    while (c->count)
+        remove_entry(c, c->entries[c->count - 1]);
+    mem_free(c->entries);
+    pthread_cond_destroy(&c->changed);
+    mutex_deinit(&c->mu);
+    mem_free(c);
+}

@@ -1,0 +1,83 @@
+/*
+ * file_cache.h - the table of databases, and the LRU of those that are open.
+ *
+ * At most `max_open` files are open: an open database counts one for its mapping and one more while
+ * it holds a descriptor for writing.  A database in use is pinned and never closed; the one that
+ * was unused longest is closed when room is needed.
+ *
+ * Any thread.  `may_block` false: ERR_WOULD_BLOCK rather than open, close or wait.
+ */
+#ifndef STORAGE_FILE_CACHE_H
+#define STORAGE_FILE_CACHE_H
+
+#include "storage/service.h"
+
+struct engine;
+struct file_cache;
+
+/* What is known of a database whether it is open or not. */
+struct cache_entry {
+    char name[NAME_BYTES_MAX + 1];
+    uint8_t uuid[16];
+    struct schema schema; /* options owned */
+    uint64_t live_count, dead_count, file_bytes, last_lsn;
+    bool counts_known;
+    bool has_log; /* closed with records in its log */
+};
+
+struct file_cache *file_cache_new(struct engine *engine, size_t max_open);
+/* Close every database; the first error is reported, all are closed. */
+enum err_code file_cache_close_all(struct file_cache *c, struct err *err);
+void file_cache_free(struct file_cache *c);
+
+/* Put an entry in the table; the options are copied.  `quarantine` (may be NULL): why it is not to
+ * be used.  ERR_DATABASE_EXISTS. */
+MUST_CHECK enum err_code file_cache_add(struct file_cache *c, const struct cache_entry *entry,
+                                        const char *quarantine, struct err *err);
+/* A name that is being made: others wait for it.  ERR_DATABASE_EXISTS. */
+MUST_CHECK enum err_code file_cache_reserve(struct file_cache *c, const struct cache_entry *entry,
+                                            struct err *err);
+/* It was made, or not. */
+void file_cache_settle(struct file_cache *c, const char *name, bool made);
+
+MUST_CHECK enum err_code file_cache_acquire(struct file_cache *c, const char *name, bool may_block,
+                                            struct database **out, struct err *err);
+void file_cache_retain(struct database *db);
+void file_cache_release(struct database *db);
+
+/* Wait until nobody uses it, then have the engine drop it, and forget it. */
+MUST_CHECK enum err_code file_cache_drop(struct file_cache *c, const char *name, struct err *err);
+
+/* Pin the next open database behind `after` ("" to begin) in name order.  False: no more. */
+bool file_cache_next_open(struct file_cache *c, const char *after, struct database **out);
+/* Copy the next entry behind `after`; `has_log_only`: closed ones with a log.  False: no more.
+ * entry->schema.options is borrowed and gone with the entry: do not keep it. */
+bool file_cache_next_entry(struct file_cache *c, const char *after, bool has_log_only,
+                           struct cache_entry *entry);
+
+/* For the engine's start and stop. */
+/* The file of `name` was found: false if no such entry is in the table. */
+bool file_cache_has_file(struct file_cache *c, const char *name);
+void file_cache_quarantine_missing(struct file_cache *c); /* entries whose file was not found */
+/* The counts that the entries were added with are right. */
+void file_cache_trust_counts(struct file_cache *c);
+/* An iterator over all entries in the form that catalog_rewrite() takes; ctx is a struct
+ * cache_walk. Nobody may change the table meanwhile. */
+struct catalog_entry;
+struct cache_walk {
+    struct file_cache *cache;
+    size_t i;
+};
+bool cache_walk_next(void *ctx, struct catalog_entry *entry);
+
+/* As service_info() and service_list(). */
+MUST_CHECK enum err_code file_cache_info(struct file_cache *c, const char *name, bool may_block,
+                                         struct database_info *info, struct err *err);
+MUST_CHECK enum err_code file_cache_list(struct file_cache *c, const char *after,
+                                         const char *prefix, size_t limit, bool may_block,
+                                         struct database_info **infos, size_t *count, size_t *total,
+                                         bool *more, struct err *err);
+/* The counts of service_stats(); those of closed databases as of their closing. */
+void file_cache_stats(struct file_cache *c, struct service_stats *stats);
+
+#endif

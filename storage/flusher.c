@@ -1,0 +1,170 @@
+#include "storage/flusher.h"
+
+#include <stdio.h>
+#include <string.h>
+#include <time.h>
+
+#include "storage/base/clock.h"
+#include "storage/base/epoch.h"
+#include "storage/base/log.h"
+#include "storage/base/mem.h"
+#include "storage/engine.h"
+#include "storage/syncer.h"
+
+enum { TICK_MS = 250 };
+#define SECOND_NS      1000000000ull
+#define IDLE_WRITER_NS SECOND_NS
+
+struct flusher {
+    struct engine *engine;
+    struct file_cache *cache;
+    uint64_t interval_ns; /* 0: none */
+    uint64_t wal_sync_ns;
+    uint64_t wal_bytes_max;
+
+    struct mutex mu; /* LOCK_LEAF */
+    pthread_cond_t wake;
+    bool stopping;
+    pthread_t thread;
+    pthread_mutex_t whole; /* one flusher_flush_all() at a time; above every lock rank */
+};
+
+static void note_error(enum err_code rc, const struct err *one, enum err_code *first,
+                       struct err *err)
+{
+    if (!rc || *first) return;
+    *first = rc;
+    *err = *one;
+}
+
+enum err_code flusher_flush_all(struct flusher *f, size_t *flushed, double *duration_ms,
+                                struct err *err)
+{
+    enum err_code first = ERR_OK;
+    char name[NAME_BYTES_MAX + 1] = "";
+    struct database *db;
+    struct err one;
+    uint64_t begun = clock_ns();
+    *flushed = 0;
+    pthread_mutex_lock(&f->whole);
+    while (file_cache_next_open(f->cache, name, &db)) {
+        snprintf(name, sizeof name, "%s", database_name(db));
+        bool dirty = database_is_dirty(db);
+        enum err_code rc = f->engine->ops->flush(f->engine, db, &one);
+        file_cache_release(db);
+        if (dirty && !rc) ++*flushed;
+        note_error(rc, &one, &first, err);
+    }
+    /* Closed ones with a log pass through the LRU. */
+    struct cache_entry entry;
+    name[0] = '\0';
+    while (file_cache_next_entry(f->cache, name, true, &entry)) {
+        snprintf(name, sizeof name, "%s", entry.name);
+        enum err_code rc = file_cache_acquire(f->cache, name, true, &db, &one);
+        if (rc == ERR_DATABASE_NOT_FOUND || rc == ERR_QUARANTINED) continue;
+        if (!rc) {
+            rc = f->engine->ops->flush(f->engine, db, &one);
+            file_cache_release(db);
+            if (!rc) ++*flushed;
+        }
+        note_error(rc, &one, &first, err);
+    }
+    pthread_mutex_unlock(&f->whole);
+    *duration_ms = (double)(clock_ns() - begun) / 1e6;
+    return first;
+}
+
+static void periodic_flush(struct flusher *f)
+{
+    size_t flushed;
+    double ms;
+    struct err err;
+    if (flusher_flush_all(f, &flushed, &ms, &err))
+        log_error("flush: %s", err.msg);
+    else if (flushed)
+        log_info("flush completed databases=%zu flush_duration_ms=%.1f", flushed, ms);
+}
+
+/* What cannot wait for the interval. */
+static void tend(struct flusher *f)
+{
+    char name[NAME_BYTES_MAX + 1] = "";
+    struct database *db;
+    while (file_cache_next_open(f->cache, name, &db)) {
+        snprintf(name, sizeof name, "%s", database_name(db));
+        if (db->wal) {
+            uint64_t since = wal_unsynced_since_ns(db->wal);
+            struct err err;
+            if (since && clock_ns() - since >= f->wal_sync_ns && wal_sync(db->wal, &err))
+                log_error("%s", err.msg);
+            if (wal_bytes(db->wal) > f->wal_bytes_max && f->engine->ops->flush(f->engine, db, &err))
+                log_warning("checkpoint for the length of the log: %s", err.msg);
+        }
+        database_close_idle_writer(db, IDLE_WRITER_NS);
+        file_cache_release(db);
+    }
+    epoch_collect();
+}
+
+static void *run(void *arg)
+{
+    struct flusher *f = arg;
+    uint64_t last_ns = clock_ns();
+    uint64_t tick_ms =
+        f->wal_sync_ns / 1000000 / 2 < TICK_MS ? f->wal_sync_ns / 1000000 / 2 + 1 : TICK_MS;
+    mutex_lock(&f->mu);
+    while (!f->stopping) {
+        struct timespec until;
+        clock_gettime(CLOCK_MONOTONIC, &until);
+        until.tv_nsec += (long)tick_ms * 1000000;
+        until.tv_sec += until.tv_nsec / (long)SECOND_NS;
+        until.tv_nsec %= (long)SECOND_NS;
+        pthread_cond_timedwait(&f->wake, &f->mu.os, &until);
+        if (f->stopping) break;
+        mutex_unlock(&f->mu);
+        tend(f);
+        if (f->interval_ns && clock_ns() - last_ns >= f->interval_ns) {
+            periodic_flush(f);
+            last_ns = clock_ns();
+        }
+        mutex_lock(&f->mu);
+    }
+    mutex_unlock(&f->mu);
+    return NULL;
+}
+
+struct flusher *flusher_start(struct engine *engine, struct file_cache *cache,
+                              const struct service_options *options)
+{
+    struct flusher *f = mem_new(struct flusher);
+    f->engine = engine;
+    f->cache = cache;
+    f->interval_ns = options->auto_flush ? options->flush_interval_seconds * SECOND_NS : 0;
+    f->wal_sync_ns = options->wal_sync_interval_ms * 1000000ull;
+    f->wal_bytes_max = options->wal_bytes_max;
+    mutex_init(&f->mu, LOCK_LEAF);
+    pthread_mutex_init(&f->whole, NULL);
+    pthread_condattr_t attr;
+    pthread_condattr_init(&attr);
+    pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
+    pthread_cond_init(&f->wake, &attr);
+    pthread_condattr_destroy(&attr);
+    int failed = pthread_create(&f->thread, NULL, run, f);
+    assert(!failed);
+    (void)failed;
+    return f;
+}
+
+void flusher_stop(struct flusher *f)
+{
+    if (!f) return;
+    mutex_lock(&f->mu);
+    f->stopping = true;
+    pthread_cond_signal(&f->wake);
+    mutex_unlock(&f->mu);
+    pthread_join(f->thread, NULL);
+    pthread_cond_destroy(&f->wake);
+    pthread_mutex_destroy(&f->whole);
+    mutex_deinit(&f->mu);
+    mem_free(f);
+}

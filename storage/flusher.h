@@ -1,0 +1,26 @@
+/*
+ * flusher.h - the background thread that keeps promises about time.
+ *
+ * Every flush interval it checkpoints each open database that changed; in between it checkpoints
+ * one whose log has grown too long, syncs logs of periodic durability, closes descriptors that
+ * nobody writes through any more, and frees what readers have left behind.
+ */
+#ifndef STORAGE_FLUSHER_H
+#define STORAGE_FLUSHER_H
+
+#include "storage/file_cache.h"
+
+struct flusher;
+struct engine;
+
+struct flusher *flusher_start(struct engine *engine, struct file_cache *cache,
+                              const struct service_options *options);
+/* Waits for the round under way.  NULL is fine. */
+void flusher_stop(struct flusher *f);
+
+/* One whole flush: every database that the file system does not hold yet, closed ones with a log
+ * too.  The first error is reported, the others go on.  Any thread; one at a time. */
+enum err_code flusher_flush_all(struct flusher *f, size_t *flushed, double *duration_ms,
+                                struct err *err);
+
+#endif

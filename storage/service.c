@@ -1,0 +1,251 @@
+/* service.c - the verbs: validate, order, apply. */
+#include "storage/service.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/random.h>
+#include <sys/statvfs.h>
+
+#include "storage/base/clock.h"
+#include "storage/base/epoch.h"
+#include "storage/base/log.h"
+#include "storage/base/mem.h"
+#include "storage/base/metrics.h"
+#include "storage/engine.h"
+#include "storage/flusher.h"
+
+struct service {
+    struct engine *engine;
+    struct file_cache *cache;
+    struct flusher *flusher;
+    bool is_persistent;
+    uint32_t flush_interval_seconds;
+    char *storage_path;
+    _Atomic uint64_t last_flush_at_ms;
+    _Atomic uint64_t last_flush_us;
+};
+
+enum err_code service_open(const struct service_options *options, struct service **out,
+                           struct err *err)
+{
+    struct service *s = mem_new(struct service);
+    s->is_persistent = options->engine == ENGINE_PERSISTENT;
+    s->flush_interval_seconds = options->auto_flush ? options->flush_interval_seconds : 0;
+    s->storage_path = mem_strdup(options->storage_path ? options->storage_path : "");
+    enum err_code rc = ERR_OK;
+    if (s->is_persistent)
+        rc = engine_persistent_new(options, &s->engine, err);
+    else
+        s->engine = engine_memory_new();
+    if (rc) goto out;
+    s->cache = file_cache_new(s->engine, options->max_open_files);
+    rc = s->engine->ops->load(s->engine, s->cache, err);
+    if (rc) goto out;
+    s->flusher = flusher_start(s->engine, s->cache, options);
+    *out = s;
+    return ERR_OK;
+out:
+    if (s->engine) {
+        struct err ignored;
+        if (s->engine->ops->stop(s->engine, s->cache, false, &ignored)) (void)ignored;
+    }
+    file_cache_free(s->cache);
+    mem_free(s->storage_path);
+    mem_free(s);
+    return rc;
+}
+
+enum err_code service_close(struct service *s, struct err *err)
+{
+    if (!s) return ERR_OK;
+    size_t flushed;
+    double ms;
+    enum err_code rc = flusher_flush_all(s->flusher, &flushed, &ms, err);
+    if (flushed) log_info("flush completed databases=%zu flush_duration_ms=%.1f", flushed, ms);
+    flusher_stop(s->flusher);
+    struct err late;
+    enum err_code closed = file_cache_close_all(s->cache, &late);
+    if (closed && !rc) {
+        rc = closed;
+        *err = late;
+    }
+    enum err_code stopped = s->engine->ops->stop(s->engine, s->cache, rc == ERR_OK, &late);
+    if (stopped && !rc) {
+        rc = stopped;
+        *err = late;
+    }
+    file_cache_free(s->cache);
+    epoch_synchronize();
+    mem_free(s->storage_path);
+    mem_free(s);
+    return rc;
+}
+
+bool service_is_persistent(const struct service *s)
+{
+    return s->is_persistent;
+}
+
+/* ---- databases ---- */
+
+static bool same_schema(const struct schema *a, const struct schema *b)
+{
+    const char *x = a->options ? a->options : "{}", *y = b->options ? b->options : "{}";
+    return a->dimension == b->dimension && a->metric == b->metric &&
+           a->durability == b->durability && strcmp(x, y) == 0;
+}
+
+static enum err_code check_schema(const struct schema *schema, struct err *err)
+{
+    if (schema->dimension < 1 || schema->dimension > DIMENSION_MAX)
+        return err_set(err, ERR_INVALID_REQUEST, "dimension must be 1 to %d", DIMENSION_MAX);
+    if (schema->metric >= METRIC_COUNT || schema->durability >= DURABILITY_COUNT)
+        return err_set(err, ERR_INVALID_REQUEST, "unknown distance metric or durability");
+    if (schema->options && strlen(schema->options) > OPTIONS_BYTES_MAX)
+        return err_set(err, ERR_INVALID_REQUEST, "the options are longer than %d bytes",
+                       OPTIONS_BYTES_MAX);
+    return ERR_OK;
+}
+
+/* Of a name that exists: is it the same database? */
+static enum err_code compare_existing(struct service *s, const char *name,
+                                      const struct schema *schema, struct err *err)
+{
+    struct database_info info;
+    enum err_code rc = file_cache_info(s->cache, name, true, &info, err);
+    if (rc) return rc;
+    if (!same_schema(&info.schema, schema))
+        rc = err_set(err, ERR_CONFLICT,
+                     "database \"%s\" exists with another schema: dimension %u, %s, %s", name,
+                     info.schema.dimension, metric_name(info.schema.metric),
+                     durability_name(info.schema.durability));
+    database_info_deinit(&info);
+    return rc;
+}
+
+enum err_code service_create(struct service *s, const char *name, const struct schema *schema,
+                             bool if_missing, bool *created, struct err *err)
+{
+    *created = false;
+    enum err_code rc = database_name_check(name, strlen(name), err);
+    if (!rc) rc = check_schema(schema, err);
+    if (rc) return rc;
+
+    struct cache_entry entry = {.schema = *schema, .counts_known = true};
+    snprintf(entry.name, sizeof entry.name, "%s", name);
+    if (getrandom(entry.uuid, sizeof entry.uuid, 0) != sizeof entry.uuid)
+        return err_os(err, errno, "get random numbers");
+    rc = file_cache_reserve(s->cache, &entry, err);
+    if (rc == ERR_DATABASE_EXISTS && if_missing) return compare_existing(s, name, schema, err);
+    if (rc) return rc;
+    rc = s->engine->ops->create(s->engine, name, entry.uuid, schema, err);
+    file_cache_settle(s->cache, name, rc == ERR_OK);
+    if (rc) return rc;
+    *created = true;
+    log_info("created database \"%s\": dimension %u, %s, %s", name, schema->dimension,
+             metric_name(schema->metric), durability_name(schema->durability));
+    if (s->engine->ops->can_evict) return ERR_OK;
+
+    /* In memory it exists from its first opening on, and is never closed. */
+    struct database *db;
+    rc = file_cache_acquire(s->cache, name, true, &db, err);
+    if (rc == ERR_OK) {
+        file_cache_release(db);
+    } else {
+        struct err ignored;
+        if (file_cache_drop(s->cache, name, &ignored)) (void)ignored;
+    }
+    return rc;
+}
+
+enum err_code service_drop(struct service *s, const char *name, struct err *err)
+{
+    enum err_code rc = database_name_check(name, strlen(name), err);
+    if (!rc) rc = file_cache_drop(s->cache, name, err);
+    if (!rc) log_info("dropped database \"%s\"", name);
+    return rc;
+}
+
+enum err_code service_acquire(struct service *s, const char *name, bool may_block,
+                              struct database **out, struct err *err)
+{
+    enum err_code rc = database_name_check(name, strlen(name), err);
+    return rc ? rc : file_cache_acquire(s->cache, name, may_block, out, err);
+}
+
+void service_retain(struct database *db)
+{
+    file_cache_retain(db);
+}
+
+void service_release(struct database *db)
+{
+    file_cache_release(db);
+}
+
+enum err_code service_info(struct service *s, const char *name, bool may_block,
+                           struct database_info *info, struct err *err)
+{
+    enum err_code rc = database_name_check(name, strlen(name), err);
+    return rc ? rc : file_cache_info(s->cache, name, may_block, info, err);
+}
+
+enum err_code service_list(struct service *s, const char *after, const char *prefix, size_t limit,
+                           bool may_block, struct database_info **infos, size_t *count,
+                           size_t *total, bool *more, struct err *err)
+{
+    return file_cache_list(s->cache, after, prefix, limit, may_block, infos, count, total, more,
+                           err);
+}
+
+/* ---- flush ---- */
+
+static void note_flush(struct service *s, double ms)
+{
+    atomic_store(&s->last_flush_at_ms, clock_wall_ms());
+    atomic_store(&s->last_flush_us, (uint64_t)(ms * 1000));
+}
+
+enum err_code service_flush(struct service *s, const char *name, double *duration_ms,
+                            struct err *err)
+{
+    struct database *db;
+    enum err_code rc = service_acquire(s, name, true, &db, err);
+    if (rc) return rc;
+    uint64_t begun = clock_ns();
+    rc = s->engine->ops->flush(s->engine, db, err);
+    *duration_ms = (double)(clock_ns() - begun) / 1e6;
+    file_cache_release(db);
+    if (rc) return rc;
+    note_flush(s, *duration_ms);
+    log_info("flush completed database=%s flush_duration_ms=%.1f", name, *duration_ms);
+    return ERR_OK;
+}
+
+enum err_code service_flush_all(struct service *s, size_t *flushed, double *duration_ms,
+                                struct err *err)
+{
+    enum err_code rc = flusher_flush_all(s->flusher, flushed, duration_ms, err);
+    note_flush(s, *duration_ms);
+    if (!rc)
+        log_info("flush completed databases=%zu flush_duration_ms=%.1f", *flushed, *duration_ms);
+    return rc;
+}
+
+/* ---- statistics ---- */
+
+void service_stats(struct service *s, struct service_stats *stats)
+{
+    *stats = (struct service_stats){.flush_interval_seconds = s->flush_interval_seconds};
+    file_cache_stats(s->cache, stats);
+    stats->flushes = stat_get(STAT_FLUSHES);
+    stats->last_flush_ms = (double)atomic_load(&s->last_flush_us) / 1e3;
+    stats->last_flush_at_ms = atomic_load(&s->last_flush_at_ms);
+    struct statvfs fs;
+    if (s->is_persistent && statvfs(s->storage_path, &fs) == 0) {
+        stats->disk_free_bytes = (uint64_t)fs.f_bavail * fs.f_frsize;
+        stats->disk_total_bytes = (uint64_t)fs.f_blocks * fs.f_frsize;
+    }
+}
