@@ -52,7 +52,8 @@ enum {
     DRAIN_GRACE_MS = 100, /* for requests that are on their way when the end comes */
     DRAIN_FLUSH_MS = 300, /* past the deadline, for answers to leave */
 };
-#define MS 1000000ull
+#define MS        1000000ull
+#define LOOP_GONE UINT64_MAX /* pong of a loop that has stopped, as it should */
 
 enum exchange_state {
     EXCHANGE_LINE,    /* the request line has arrived                     */
@@ -320,7 +321,7 @@ static void exchange_return(struct exchange *x)
         x->state = EXCHANGE_STREAM;
         if (x->out_of_time) x->req.feed_rc = ERR_SHUTTING_DOWN;
         if (x->req.feed_rc) x->state = EXCHANGE_DISCARD;
-        exchange_expect(x, x->loop->http->timeout_ns);
+        exchange_expect(x, x->loop->http->timeout_ns); /* each piece has its own deadline */
         break;
     case JOB_DISPATCH:
     case JOB_AWAIT:
@@ -666,7 +667,8 @@ static void *mhd_uri(void *cls, const char *uri, struct MHD_Connection *mhd)
     return x;
 }
 
-/* The path is decoded by the API, after routing: %2F and %00 must get there as they are. */
+/* The API decodes the path, after routing, from the text that mhd_uri() got: nobody looks at what
+ * libmicrohttpd would make of it. */
 static size_t mhd_unescape(void *cls, struct MHD_Connection *mhd, char *text)
 {
     (void)cls;
@@ -856,6 +858,7 @@ static void loop_stop(struct http_loop *l)
     l->mhd = NULL;
     assert(!l->connections);
     uv_stop(&l->uv);
+    atomic_store(&l->pong, LOOP_GONE);
     if (atomic_fetch_sub(&http->loops_running, 1) == 1) http->drained(http->drained_ctx);
 }
 
@@ -1092,8 +1095,10 @@ bool http_ping(struct http *http)
     uint64_t ping = atomic_load(&http->ping);
     bool answered = true;
 
-    for (size_t i = 0; i < http->loop_count; i++)
-        if (atomic_load(&http->loops[i].pong) != ping) answered = false;
+    for (size_t i = 0; i < http->loop_count; i++) {
+        uint64_t pong = atomic_load(&http->loops[i].pong);
+        if (pong != ping && pong != LOOP_GONE) answered = false;
+    }
     /* A loop that is late keeps its old question: asking again would hide that it is late. */
     if (answered) atomic_store(&http->ping, ping + 1);
     http_wake(http);
