@@ -633,11 +633,10 @@ static void a_request_that_drips_in_is_cut_off(void **state)
 /* Longer than the grace that connections without a request get. */
 static void *finish_the_body_late(void *fd)
 {
-    poll(NULL, 0, 300);
-    client_say(*(int *)fd, "half");
-    poll(NULL, 0, 100);
     for (int i = 0; i < 20; i++)
         sem_post(&fake.gate);
+    poll(NULL, 0, 300);
+    client_say(*(int *)fd, "half");
     return NULL;
 }
 
