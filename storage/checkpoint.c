@@ -511,9 +511,7 @@ static enum err_code save(struct run *run, struct err *err)
         os_errno = run->out.os_errno;
         undo(run);
         if (good) return err_os(err, os_errno, "write the checkpoint of \"%s\"", db->name);
-        err_set(err, ERR_CORRUPT, "database \"%s\": a block of checksums is damaged", db->name);
-        database_quarantine(db, err);
-        return err->code;
+        return database_damaged(db, "a block of checksums", err);
     }
     /* Running out of space is no failed sync: the write tells, before the sync is tried. */
     os_errno = ckpt_finish(&run->out, db->dir_fd);
@@ -531,20 +529,12 @@ static enum err_code save(struct run *run, struct err *err)
     return ERR_OK;
 }
 
-static enum err_code check_writable(struct database *db, struct err *err)
-{
-    int failed = atomic_load(&db->failed);
-    if (!failed && !wal_is_broken(db->wal)) return ERR_OK;
-    return err_set(err, failed ? (enum err_code)failed : ERR_READ_ONLY,
-                   "database \"%s\" takes no checkpoint: see the log of the server", db->name);
-}
-
 /* The checkpoint lock is held, the descriptor is open. */
 static enum err_code run_locked(struct database *db, struct err *err)
 {
     struct run run = {.db = db, .file = &db->file, .out.fd = -1};
     uint64_t begun = clock_ns();
-    enum err_code rc = check_writable(db, err);
+    enum err_code rc = database_check_writable(db, err);
     if (!rc) rc = wal_prepare(db->wal, err);
     if (!rc) {
         mutex_lock(&db->writer);

@@ -81,12 +81,30 @@ void database_quarantine(struct database *db, const struct err *err)
         log_error("database \"%s\" is quarantined: %s", db->name, err->msg);
 }
 
-static enum err_code check_alive(struct database *db, struct err *err)
+enum err_code database_damaged(struct database *db, const char *what, struct err *err)
 {
-    int failed = atomic_load_explicit(&db->failed, memory_order_acquire);
-    if (failed == ERR_OK) return ERR_OK;
-    return err_set(err, (enum err_code)failed,
-                   "database \"%s\" is damaged; see the log of the server", db->name);
+    err_set(err, ERR_CORRUPT, "database \"%s\": %s is damaged", db->name, what);
+    database_quarantine(db, err);
+    return ERR_CORRUPT;
+}
+
+enum err_code database_check_readable(struct database *db, struct err *err)
+{
+    if (atomic_load_explicit(&db->failed, memory_order_acquire) != ERR_QUARANTINED) return ERR_OK;
+    return err_set(err, ERR_QUARANTINED, "database \"%s\" is damaged; the server's log says where",
+                   db->name);
+}
+
+enum err_code database_check_writable(struct database *db, struct err *err)
+{
+    enum err_code rc = database_check_readable(db, err);
+    if (rc) return rc;
+    bool broken = atomic_load_explicit(&db->failed, memory_order_acquire) == ERR_READ_ONLY ||
+                  (db->wal && wal_is_broken(db->wal));
+    if (!broken) return ERR_OK;
+    return err_set(err, ERR_READ_ONLY,
+                   "database \"%s\" is read-only until restart: writing it to disk failed",
+                   db->name);
 }
 
 bool database_is_dirty(struct database *db)
@@ -226,11 +244,6 @@ enum err_code database_write_rows(struct database *db, uint64_t lsn, const struc
 
 /* ---- apply ---- */
 
-static enum err_code damaged(struct database *db, const char *what, struct err *err)
-{
-    return err_set(err, ERR_CORRUPT, "database \"%s\": %s is damaged", db->name, what);
-}
-
 static struct slot *slot_change(struct database *db, uint32_t number)
 {
     return jvdb_file_change(&db->file, REGION_SLOTS, number);
@@ -241,12 +254,12 @@ static enum err_code end_row(struct database *db, uint32_t number, uint64_t lsn,
 {
     struct disk_counts *c = &db->counts;
     struct slot *s = slot_change(db, number);
-    if (!s) return damaged(db, "a slot", err);
+    if (!s) return database_damaged(db, "a slot", err);
     SET(s->death, lsn);
     s->next_dead = 0;
     if (c->dead_last) {
         struct slot *last = slot_change(db, c->dead_last - 1);
-        if (!last) return damaged(db, "a slot", err);
+        if (!last) return database_damaged(db, "a slot", err);
         last->next_dead = number + 1;
     } else {
         c->dead_first = number + 1;
@@ -287,16 +300,17 @@ static enum err_code take_slot(struct database *db, uint32_t number, struct err 
         return ERR_OK;
     }
     struct slot *s = slot_change(db, number);
-    if (!s || c->dead_first != number + 1) return damaged(db, "the chain of free slots", err);
+    if (!s || c->dead_first != number + 1)
+        return database_damaged(db, "the chain of free slots", err);
     c->dead_first = s->next_dead;
     if (!c->dead_first) c->dead_last = 0;
     c->dead_count--;
 
     char copy[ID_BYTES_MAX];
     struct index_key key = slot_key(db, s, copy);
-    if (s->text_bytes && !key.text) return damaged(db, "a record", err);
+    if (s->text_bytes && !key.text) return database_damaged(db, "a record", err);
     if (id_index_remove(&db->index, &key, number) == INDEX_DAMAGED)
-        return damaged(db, "the id index", err);
+        return database_damaged(db, "the id index", err);
     SET(s->birth, SLOT_NEVER); /* before anything else changes: readers look at death, then birth */
     return ERR_OK;
 }
@@ -308,12 +322,12 @@ static enum err_code apply_put(struct database *db, uint64_t lsn, const struct r
     enum err_code rc = take_slot(db, h->slot, err);
     if (rc) return rc;
     struct slot *s = slot_change(db, h->slot);
-    if (!s) return damaged(db, "a slot", err);
+    if (!s) return database_damaged(db, "a slot", err);
 
     uint32_t old = 0;
     struct index_key key = {.key = h->key, .text = op->text, .text_bytes = h->text_bytes};
     enum index_result found = id_index_find(&db->index, &key, &old);
-    if (found == INDEX_DAMAGED) return damaged(db, "the id index", err);
+    if (found == INDEX_DAMAGED) return database_damaged(db, "the id index", err);
 
     SET(s->birth, SLOT_NEVER);
     s->key = h->key;
@@ -334,11 +348,11 @@ static enum err_code apply_put(struct database *db, uint64_t lsn, const struct r
     if (!h->text_bytes && h->key >= db->counts.next_id) db->counts.next_id = h->key + 1;
 
     if (id_index_put(&db->index, &key, h->record_at, h->slot, &old) == INDEX_DAMAGED)
-        return damaged(db, "the id index", err);
+        return database_damaged(db, "the id index", err);
     if (found != INDEX_FOUND) return ERR_OK;
 
     const struct slot *replaced = jvdb_file_read(&db->file, REGION_SLOTS, old);
-    if (!replaced) return damaged(db, "a slot", err);
+    if (!replaced) return database_damaged(db, "a slot", err);
     return replaced->death == SLOT_NEVER ? end_row(db, old, lsn, err) : ERR_OK;
 }
 
@@ -349,10 +363,10 @@ enum err_code database_apply(struct database *db, uint64_t lsn, const struct row
     case WAL_OP_PUT:
         return apply_put(db, lsn, op, err);
     case WAL_OP_DELETE:
-        if (op->head.slot >= db->counts.slot_count) return damaged(db, "the log", err);
+        if (op->head.slot >= db->counts.slot_count) return database_damaged(db, "the log", err);
         return end_row(db, op->head.slot, lsn, err);
     default:
-        return damaged(db, "the log", err);
+        return database_damaged(db, "the log", err);
     }
 }
 
@@ -461,7 +475,7 @@ static enum err_code place_rows(struct database *db, struct row_input *rows, siz
         const struct slot *s = NULL;
         if (dead) {
             s = jvdb_file_read(&db->file, REGION_SLOTS, dead - 1);
-            if (!s) return damaged(db, "a slot", err);
+            if (!s) return database_damaged(db, "a slot", err);
         }
         if (s && s->death <= db->reuse_lsn) {
             op->slot = dead - 1;
@@ -532,16 +546,14 @@ out:
     return rc;
 }
 
-/* Steps 4 and 5.  A failure here is damage: the log has the record, memory has half of it. */
+/* Steps 4 and 5.  A failure here is damage (which quarantines): the log has the record, memory has
+ * half of it. */
 static enum err_code apply_and_publish(struct database *db, uint64_t lsn, const struct row_op *ops,
                                        size_t count, struct err *err)
 {
     for (size_t i = 0; i < count; i++) {
         enum err_code rc = database_apply(db, lsn, &ops[i], err);
-        if (rc) {
-            database_quarantine(db, err);
-            return rc;
-        }
+        if (rc) return rc;
     }
     database_publish(db, lsn);
     return ERR_OK;
@@ -552,7 +564,7 @@ enum err_code database_put(struct database *db, struct row_input *rows, size_t c
 {
     if (count == 0 || count > UINT32_MAX / 4)
         return err_set(err, ERR_INVALID_REQUEST, "a write needs at least one vector");
-    enum err_code rc = check_alive(db, err);
+    enum err_code rc = database_check_writable(db, err);
     if (!rc) rc = check_rows(db, rows, count, dimension, err);
     if (rc) return rc;
 
@@ -578,7 +590,6 @@ enum err_code database_put(struct database *db, struct row_input *rows, size_t c
     if (!rc) rc = database_write_rows(db, next_lsn(db), ops, count, err);
     if (!rc) rc = log_rows(db, ops, count, lsn, err);
     if (!rc) rc = apply_and_publish(db, *lsn, ops, count, err);
-    if (rc == ERR_CORRUPT) database_quarantine(db, err);
     if (!rc) stat_add(STAT_INSERTS, count);
     mutex_unlock(&db->writer);
 out:
@@ -609,7 +620,7 @@ enum err_code database_delete(struct database *db, const struct vector_id *ids, 
                               bool may_block, size_t *deleted, uint64_t *lsn, struct err *err)
 {
     *deleted = 0;
-    enum err_code rc = check_alive(db, err);
+    enum err_code rc = database_check_writable(db, err);
     if (rc) return rc;
     struct row_op *ops = mem_try((count + 1) * sizeof *ops);
     if (!ops) return err_set(err, ERR_NOMEM, "out of memory for %zu deletes", count);
@@ -624,7 +635,7 @@ enum err_code database_delete(struct database *db, const struct vector_id *ids, 
         const struct slot *s =
             found == INDEX_FOUND ? jvdb_file_read(&db->file, REGION_SLOTS, slot) : NULL;
         if (found == INDEX_DAMAGED || (found == INDEX_FOUND && !s))
-            rc = damaged(db, "the id index", err);
+            rc = database_damaged(db, "the id index", err);
         if (rc || !s || s->death != SLOT_NEVER) continue;
         ops[found_count++] = (struct row_op){
             .head = {.kind = WAL_OP_DELETE,
@@ -638,7 +649,6 @@ enum err_code database_delete(struct database *db, const struct vector_id *ids, 
     *lsn = db->last_lsn;
     if (!rc && found_count) rc = log_rows(db, ops, found_count, lsn, err);
     if (!rc && found_count) rc = apply_and_publish(db, *lsn, ops, found_count, err);
-    if (rc == ERR_CORRUPT) database_quarantine(db, err);
     mutex_unlock(&db->writer);
     if (!rc) {
         *deleted = found_count;

@@ -101,6 +101,11 @@ uint32_t database_row_crc(const struct database *db, const struct disk_wal_op *o
                           const float *vector);
 /* Damage was found: everything but closing is refused from now on. */
 void database_quarantine(struct database *db, const struct err *err);
+/* Quarantine the database because `what` ("a slot") is damaged; returns ERR_CORRUPT. */
+enum err_code database_damaged(struct database *db, const char *what, struct err *err);
+/* ERR_QUARANTINED after damage; for writes also ERR_READ_ONLY after a failed sync. */
+MUST_CHECK enum err_code database_check_readable(struct database *db, struct err *err);
+MUST_CHECK enum err_code database_check_writable(struct database *db, struct err *err);
 /* Rows were written that the file's checkpoint does not hold. */
 bool database_is_dirty(struct database *db);
 /* If the descriptor for writing was not used for a while: sync and close it. */

@@ -26,6 +26,7 @@ struct flusher {
     pthread_cond_t wake;
     bool stopping;
     pthread_t thread;
+    _Atomic uint64_t last_at_ms, last_us;
     pthread_mutex_t whole; /* one flusher_flush_all() at a time; above every lock rank */
 };
 
@@ -35,6 +36,12 @@ static void note_error(enum err_code rc, const struct err *one, enum err_code *f
     if (!rc || *first) return;
     *first = rc;
     *err = *one;
+}
+
+static void note(struct flusher *f, double duration_ms)
+{
+    atomic_store(&f->last_at_ms, clock_wall_ms());
+    atomic_store(&f->last_us, (uint64_t)(duration_ms * 1000));
 }
 
 enum err_code flusher_flush_all(struct flusher *f, size_t *flushed, double *duration_ms,
@@ -71,7 +78,28 @@ enum err_code flusher_flush_all(struct flusher *f, size_t *flushed, double *dura
     }
     pthread_mutex_unlock(&f->whole);
     *duration_ms = (double)(clock_ns() - begun) / 1e6;
+    note(f, *duration_ms);
+    if (!first && *flushed)
+        log_info("flush completed databases=%zu flush_duration_ms=%.1f", *flushed, *duration_ms);
     return first;
+}
+
+enum err_code flusher_flush_one(struct flusher *f, struct database *db, double *duration_ms,
+                                struct err *err)
+{
+    uint64_t begun = clock_ns();
+    enum err_code rc = f->engine->ops->flush(f->engine, db, err);
+    *duration_ms = (double)(clock_ns() - begun) / 1e6;
+    if (rc) return rc;
+    note(f, *duration_ms);
+    log_info("flush completed database=%s flush_duration_ms=%.1f", database_name(db), *duration_ms);
+    return ERR_OK;
+}
+
+void flusher_last(const struct flusher *f, uint64_t *at_ms, double *duration_ms)
+{
+    *at_ms = atomic_load(&f->last_at_ms);
+    *duration_ms = (double)atomic_load(&f->last_us) / 1e3;
 }
 
 static void periodic_flush(struct flusher *f)
@@ -79,10 +107,7 @@ static void periodic_flush(struct flusher *f)
     size_t flushed;
     double ms;
     struct err err;
-    if (flusher_flush_all(f, &flushed, &ms, &err))
-        log_error("flush: %s", err.msg);
-    else if (flushed)
-        log_info("flush completed databases=%zu flush_duration_ms=%.1f", flushed, ms);
+    if (flusher_flush_all(f, &flushed, &ms, &err)) log_error("flush: %s", err.msg);
 }
 
 /* What cannot wait for the interval. */

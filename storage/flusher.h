@@ -23,4 +23,10 @@ void flusher_stop(struct flusher *f);
 enum err_code flusher_flush_all(struct flusher *f, size_t *flushed, double *duration_ms,
                                 struct err *err);
 
+/* Checkpoint one database (acquired). */
+MUST_CHECK enum err_code flusher_flush_one(struct flusher *f, struct database *db,
+                                           double *duration_ms, struct err *err);
+/* The last flush, whoever asked for it: wall time (0: none yet) and duration. */
+void flusher_last(const struct flusher *f, uint64_t *at_ms, double *duration_ms);
+
 #endif

@@ -78,13 +78,6 @@ const float *slot_vector(struct database *db, uint32_t slot_number, const struct
     return vector;
 }
 
-static enum err_code damaged(struct database *db, const char *what, struct err *err)
-{
-    err_set(err, ERR_CORRUPT, "database \"%s\": %s is damaged", db->name, what);
-    database_quarantine(db, err);
-    return err->code;
-}
-
 enum err_code slot_row(struct reader *r, uint32_t slot_number, const struct slot *s,
                        struct row *row, struct err *err)
 {
@@ -96,14 +89,14 @@ enum err_code slot_row(struct reader *r, uint32_t slot_number, const struct slot
         .version = GET(s->birth),
         .expires_at_ms = s->expires_at_ms,
     };
-    if (!row->vector) return damaged(r->db, "a vector", err);
+    if (!row->vector) return database_damaged(r->db, "a vector", err);
     if (!s->record_at) return ERR_OK;
 
     struct record record;
     enum err_code rc = records_read(&r->db->file, s->record_at, &r->pieces, &record, err);
     if (rc == ERR_CORRUPT) database_quarantine(r->db, err);
     if (rc) return rc;
-    if (record.text_bytes != s->text_bytes) return damaged(r->db, "a record", err);
+    if (record.text_bytes != s->text_bytes) return database_damaged(r->db, "a record", err);
     if (record.text_bytes)
         row->id = (struct vector_id){.text = record.text, .text_bytes = record.text_bytes};
     if (record.metadata_bytes) {
@@ -136,26 +129,19 @@ static const struct slot *visible_version(struct reader *r, uint32_t *slot_numbe
     return NULL;
 }
 
-static enum err_code check_alive(struct database *db, struct err *err)
-{
-    if (atomic_load_explicit(&db->failed, memory_order_acquire) != ERR_QUARANTINED) return ERR_OK;
-    return err_set(err, ERR_QUARANTINED, "database \"%s\" is damaged; see the log of the server",
-                   db->name);
-}
-
 enum err_code reader_get(struct reader *r, const struct vector_id *id, struct row *row,
                          struct err *err)
 {
-    enum err_code rc = check_alive(r->db, err);
+    enum err_code rc = database_check_readable(r->db, err);
     if (rc) return rc;
     struct index_key key = index_key_of(id);
     uint32_t slot = 0;
     bool damage = false;
     const struct slot *s = NULL;
     enum index_result found = id_index_find(&r->db->index, &key, &slot);
-    if (found == INDEX_DAMAGED) return damaged(r->db, "the id index", err);
+    if (found == INDEX_DAMAGED) return database_damaged(r->db, "the id index", err);
     if (found == INDEX_FOUND) s = visible_version(r, &slot, &damage);
-    if (damage) return damaged(r->db, "a slot", err);
+    if (damage) return database_damaged(r->db, "a slot", err);
     if (!s) {
         char text[80];
         vector_id_format(id, text, sizeof text);
@@ -176,7 +162,7 @@ enum err_code reader_list(struct reader *r, const struct vector_id *after, const
                           bool *more, struct err *err)
 {
     *more = false;
-    enum err_code rc = check_alive(r->db, err);
+    enum err_code rc = database_check_readable(r->db, err);
     if (rc) return rc;
 
     /* Every id with a prefix comes behind the prefix itself; that one is an id too. */
@@ -212,13 +198,13 @@ enum err_code reader_list(struct reader *r, const struct vector_id *after, const
     do {
         uint32_t next;
         enum index_result found = id_index_scan(&r->db->index, from, leaf, entries, &count, &next);
-        if (found == INDEX_DAMAGED) return damaged(r->db, "the id index", err);
+        if (found == INDEX_DAMAGED) return database_damaged(r->db, "the id index", err);
         if (found == INDEX_MISSING) return ERR_OK;
         for (uint32_t i = 0; i < count; i++) {
             uint32_t slot = entries[i].ref;
             bool damage;
             const struct slot *s = visible_version(r, &slot, &damage);
-            if (damage) return damaged(r->db, "a slot", err);
+            if (damage) return database_damaged(r->db, "a slot", err);
             if (!s) continue;
             struct row row;
             rc = slot_row(r, slot, s, &row, err);

@@ -142,13 +142,6 @@ static bool is_excluded(struct reader *r, const struct vector_id *exclude, const
     return vector_id_compare(&id, exclude) == 0;
 }
 
-static enum err_code damaged(struct database *db, const char *what, struct err *err)
-{
-    err_set(err, ERR_CORRUPT, "database \"%s\": %s is damaged", db->name, what);
-    database_quarantine(db, err);
-    return err->code;
-}
-
 static enum err_code scan(struct reader *r, const struct distance *d,
                           const struct vector_id *exclude, struct nearest *nearest, struct err *err)
 {
@@ -156,14 +149,14 @@ static enum err_code scan(struct reader *r, const struct distance *d,
     const uint32_t slots_per_block = BLOCK_BYTES / sizeof(struct slot);
     for (uint32_t first = 0; first < r->slot_count; first += slots_per_block) {
         const struct slot *slots = jvdb_file_read(&db->file, REGION_SLOTS, first);
-        if (!slots) return damaged(db, "a slot", err);
+        if (!slots) return database_damaged(db, "a slot", err);
         uint32_t end =
             r->slot_count - first < slots_per_block ? r->slot_count - first : slots_per_block;
         for (uint32_t i = 0; i < end; i++) {
             const struct slot *s = &slots[i];
             if (!slot_is_visible(s, r->lsn, r->now_ms) || is_excluded(r, exclude, s)) continue;
             const float *row = slot_vector(db, first + i, s);
-            if (!row) return damaged(db, "a vector", err);
+            if (!row) return database_damaged(db, "a vector", err);
             struct candidate c = {distance_to(d, row), first + i, s};
             offer(nearest, &c);
         }
@@ -176,9 +169,8 @@ enum err_code reader_search(struct reader *r, const struct search_query *q, bool
 {
     struct database *db = r->db;
     *count = 0;
-    if (atomic_load_explicit(&db->failed, memory_order_acquire) == ERR_QUARANTINED)
-        return err_set(err, ERR_QUARANTINED,
-                       "database \"%s\" is damaged; see the log of the server", db->name);
+    enum err_code rc = database_check_readable(db, err);
+    if (rc) return rc;
     if (q->top_k < 1 || q->top_k > RESULTS_MAX || q->offset > RESULTS_MAX - q->top_k)
         return err_set(err, ERR_INVALID_REQUEST, "top_k + offset must be 1 to %d", RESULTS_MAX);
     for (uint32_t i = 0; i < db->schema.dimension; i++)
@@ -200,7 +192,7 @@ enum err_code reader_search(struct reader *r, const struct search_query *q, bool
     nearest.heap = mem_try((room + 1) * sizeof *nearest.heap);
     if (!nearest.heap)
         return err_set(err, ERR_NOMEM, "out of memory for %zu results", nearest.limit);
-    enum err_code rc = scan(r, &d, q->exclude, &nearest, err);
+    rc = scan(r, &d, q->exclude, &nearest, err);
     if (!rc) sort_nearest_first(&nearest);
     for (size_t i = q->offset; i < nearest.count && !rc; i++) {
         const struct candidate *c = &nearest.heap[i];
