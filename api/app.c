@@ -98,6 +98,23 @@ static const char *public_message(const struct err *err)
     }
 }
 
+/* A state that the server announces by itself is not worth an error per request. */
+static enum log_level level_of(enum err_code code)
+{
+    switch (code) {
+    case ERR_NOT_READY:
+    case ERR_SHUTTING_DOWN:
+        return LOG_DEBUG;
+    case ERR_OVERLOADED:
+    case ERR_NOMEM:
+    case ERR_READ_ONLY:
+    case ERR_STORAGE_FULL:
+        return LOG_WARNING;
+    default:
+        return LOG_ERROR;
+    }
+}
+
 void api_fail(struct api_request *req, struct api_response *res, const struct err *err)
 {
     make_request_id(req, res);
@@ -109,8 +126,9 @@ void api_fail(struct api_request *req, struct api_response *res, const struct er
 
     int status = http_status(err->code);
     if (status >= 500)
-        log_error("%s %.200s: %s [%s, request %s]", req->method ? req->method : "?",
-                  req->path ? req->path : "?", err->msg, err_word(err->code), res->request_id);
+        log_write(level_of(err->code), "%s %.200s: %s [%s, request %s]",
+                  req->method ? req->method : "?", req->path ? req->path : "?", err->msg,
+                  err_word(err->code), res->request_id);
     if ((status == 429 || status == 503) && !res->retry_after_seconds) res->retry_after_seconds = 1;
     if (status == 413 || status == 429) stat_add(STAT_REJECTED_REQUESTS, 1);
 
