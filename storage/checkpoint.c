@@ -467,6 +467,7 @@ static void finish(struct run *run)
     memset(f->sums_dirty, 0, f->sums_dirty_cap);
     mutex_unlock(&f->blocks);
     f->generation = run->generation;
+    f->superblocks_alike = false;
     f->checkpoint_lsn = run->lsn;
     space_give(&f->space, f->manifest_at, f->manifest_bytes);
     f->manifest_at = run->manifest_at;
@@ -581,9 +582,8 @@ enum err_code checkpoint_run(struct database *db, struct err *err)
 enum err_code checkpoint_close(struct database *db, struct err *err)
 {
     if (!db->wal) return ERR_OK;
-    uint64_t generation = db->file.generation;
     enum err_code rc = checkpoint_run(db, err);
-    if (rc || db->file.generation == generation) return rc;
+    if (rc || db->file.superblocks_alike) return rc;
 
     rc = lock_checkpoint(db, err);
     if (rc) return rc;
@@ -593,6 +593,7 @@ enum err_code checkpoint_close(struct database *db, struct err *err)
     if (!os_errno) os_errno = file_write(db->file.fd, &sb, sizeof sb, to * BLOCK_BYTES);
     if (!os_errno) os_errno = file_datasync(db->file.fd);
     if (os_errno) rc = err_os(err, os_errno, "write the superblocks of \"%s\"", db->name);
+    db->file.superblocks_alike = rc == ERR_OK;
     mutex_unlock(&db->checkpoint_mu);
     return rc;
 }

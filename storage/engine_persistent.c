@@ -113,11 +113,12 @@ static void adopt(struct loading *l, const char *name)
     struct err err;
     char file_name[200];
     int fd = -1;
+    bool alike;
     snprintf(e.name, sizeof e.name, "%s", name);
     snprintf(file_name, sizeof file_name, "%s.jvdb", name);
     int os_errno = file_open(p->dir_fd, file_name, O_RDWR, &fd);
     enum err_code rc = os_errno ? err_os(&err, os_errno, "open %s", file_name)
-                                : superblock_read(fd, file_name, &sb, &err);
+                                : superblock_read(fd, file_name, &sb, &alike, &err);
     if (!rc) rc = manifest_peek(fd, file_name, &sb, &m, &err);
     file_close(fd);
     if (!rc && is_dead(&l->dead, sb.uuid)) {
@@ -217,6 +218,7 @@ static enum err_code open_database(struct engine *e, const char *name, const uin
     struct persistent *p = self(e);
     struct database_open_options options = {
         .syncer = p->syncer,
+        .reopened = !first_open,
         .skip_lsns = first_open && !p->was_clean,
     };
     return database_open(p->dir_fd, name, uuid, &options, host, out, err);

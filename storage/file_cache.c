@@ -18,11 +18,13 @@
 #include "storage/base/log.h"
 #include "storage/base/mem.h"
 #include "storage/base/metrics.h"
+#include "storage/base/parallel.h"
 #include "storage/catalog.h"
 #include "storage/engine.h"
 
 enum {
-    WAIT_FOR_ROOM_S = 5,  /* then 503 overloaded                                           */
+    WAIT_FOR_ROOM_S = 5, /* then 503 overloaded                                           */
+    CLOSE_THREADS = 8,
     KEPT_LOGS_MAX = 256,  /* closed databases that a crash may leave to be replayed        */
     EVICTION_RING = 4096, /* times of the last evictions, for the rate over a minute       */
 };
@@ -703,22 +705,34 @@ struct file_cache *file_cache_new(struct engine *engine, size_t max_open)
     return c;
 }
 
-enum err_code file_cache_close_all(struct file_cache *c, struct err *err)
+struct closing {
+    struct file_cache *cache;
+    enum err_code rc; /* first failure; guarded by cache->mu */
+    struct err err;
+};
+
+static void close_some(void *ctx)
 {
-    enum err_code first = ERR_OK;
+    struct closing *closing = ctx;
+    struct file_cache *c = closing->cache;
     mutex_lock(&c->mu);
-    for (size_t i = 0; i < c->count; i++) {
-        struct entry *e = c->entries[i];
-        if (e->state != OPEN) continue;
-        struct err one;
-        enum err_code rc = close_entry(c, e, false, &one);
-        if (rc && !first) {
-            first = rc;
-            *err = one;
+    while (c->oldest) {
+        struct err err;
+        enum err_code rc = close_entry(c, c->oldest, false, &err);
+        if (rc && !closing->rc) {
+            closing->rc = rc;
+            closing->err = err;
         }
     }
     mutex_unlock(&c->mu);
-    return first;
+}
+
+enum err_code file_cache_close_all(struct file_cache *c, struct err *err)
+{
+    struct closing closing = {.cache = c};
+    parallel_run(CLOSE_THREADS, close_some, &closing);
+    if (closing.rc) *err = closing.err;
+    return closing.rc;
 }
 
 void file_cache_free(struct file_cache *c)

@@ -8,10 +8,11 @@
 #include "storage/base/epoch.h"
 #include "storage/base/log.h"
 #include "storage/base/mem.h"
+#include "storage/base/parallel.h"
 #include "storage/engine.h"
 #include "storage/syncer.h"
 
-enum { TICK_MS = 250 };
+enum { TICK_MS = 250, FLUSH_THREADS = 8 };
 #define SECOND_NS      1000000000ull
 #define IDLE_WRITER_NS SECOND_NS
 
@@ -27,16 +28,8 @@ struct flusher {
     bool stopping;
     pthread_t thread;
     _Atomic uint64_t last_at_ms, last_us;
-    pthread_mutex_t whole; /* one flusher_flush_all() at a time; above every lock rank */
+    struct mutex whole; /* LOCK_FLUSH: one flusher_flush_all() at a time */
 };
-
-static void note_error(enum err_code rc, const struct err *one, enum err_code *first,
-                       struct err *err)
-{
-    if (!rc || *first) return;
-    *first = rc;
-    *err = *one;
-}
 
 static void note(struct flusher *f, double duration_ms)
 {
@@ -44,44 +37,86 @@ static void note(struct flusher *f, double duration_ms)
     atomic_store(&f->last_us, (uint64_t)(duration_ms * 1000));
 }
 
+/* One whole flush; its threads take the databases one after the other. */
+struct round {
+    struct flusher *f;
+    struct mutex mu;  /* LOCK_ROUND */
+    bool closed_ones; /* second half: closed databases with a log */
+    char name[NAME_BYTES_MAX + 1];
+    size_t flushed;
+    enum err_code rc; /* first failure */
+    struct err err;
+};
+
+/* Pin the next database of the round.  False: no more. */
+static bool take_next(struct round *r, struct database **db, enum err_code *rc, struct err *err)
+{
+    struct cache_entry entry;
+    bool found;
+    *rc = ERR_OK;
+    mutex_lock(&r->mu);
+    if (!r->closed_ones) {
+        found = file_cache_next_open(r->f->cache, r->name, db);
+        if (found) snprintf(r->name, sizeof r->name, "%s", database_name(*db));
+        mutex_unlock(&r->mu);
+        return found;
+    }
+    found = file_cache_next_entry(r->f->cache, r->name, true, &entry);
+    if (found) snprintf(r->name, sizeof r->name, "%s", entry.name);
+    mutex_unlock(&r->mu);
+    if (found) *rc = file_cache_acquire(r->f->cache, entry.name, true, db, err);
+    return found;
+}
+
+static void flush_some(void *ctx)
+{
+    struct round *r = ctx;
+    struct database *db = NULL;
+    enum err_code rc;
+    struct err err;
+    while (take_next(r, &db, &rc, &err)) {
+        /* Dropped or quarantined meanwhile: nothing to flush. */
+        if (rc == ERR_DATABASE_NOT_FOUND || rc == ERR_QUARANTINED) continue;
+        bool dirty = !rc && database_is_dirty(db);
+        if (!rc) {
+            rc = r->f->engine->ops->flush(r->f->engine, db, &err);
+            file_cache_release(db);
+        }
+        mutex_lock(&r->mu);
+        if (rc && !r->rc) {
+            r->rc = rc;
+            r->err = err;
+        }
+        r->flushed += dirty && !rc;
+        mutex_unlock(&r->mu);
+    }
+}
+
 enum err_code flusher_flush_all(struct flusher *f, size_t *flushed, double *duration_ms,
                                 struct err *err)
 {
-    enum err_code first = ERR_OK;
-    char name[NAME_BYTES_MAX + 1] = "";
-    struct database *db;
-    struct err one;
+    struct round r = {.f = f};
     uint64_t begun = clock_ns();
-    *flushed = 0;
-    pthread_mutex_lock(&f->whole);
-    while (file_cache_next_open(f->cache, name, &db)) {
-        snprintf(name, sizeof name, "%s", database_name(db));
-        bool dirty = database_is_dirty(db);
-        enum err_code rc = f->engine->ops->flush(f->engine, db, &one);
-        file_cache_release(db);
-        if (dirty && !rc) ++*flushed;
-        note_error(rc, &one, &first, err);
-    }
-    /* Closed ones with a log pass through the LRU. */
-    struct cache_entry entry;
-    name[0] = '\0';
-    while (file_cache_next_entry(f->cache, name, true, &entry)) {
-        snprintf(name, sizeof name, "%s", entry.name);
-        enum err_code rc = file_cache_acquire(f->cache, name, true, &db, &one);
-        if (rc == ERR_DATABASE_NOT_FOUND || rc == ERR_QUARANTINED) continue;
-        if (!rc) {
-            rc = f->engine->ops->flush(f->engine, db, &one);
-            file_cache_release(db);
-            if (!rc) ++*flushed;
-        }
-        note_error(rc, &one, &first, err);
-    }
-    pthread_mutex_unlock(&f->whole);
+    mutex_init(&r.mu, LOCK_ROUND);
+    mutex_lock(&f->whole);
+    /* Small checkpoints are all waiting for the disk, which takes many at a time. */
+    parallel_run(FLUSH_THREADS, flush_some, &r);
+    r.closed_ones = true;
+    r.name[0] = '\0';
+    parallel_run(FLUSH_THREADS, flush_some, &r);
+    mutex_unlock(&f->whole);
+    mutex_deinit(&r.mu);
+
+    *flushed = r.flushed;
     *duration_ms = (double)(clock_ns() - begun) / 1e6;
     note(f, *duration_ms);
-    if (!first && *flushed)
-        log_info("flush completed databases=%zu flush_duration_ms=%.1f", *flushed, *duration_ms);
-    return first;
+    if (r.rc) {
+        *err = r.err;
+        return r.rc;
+    }
+    if (r.flushed)
+        log_info("flush completed databases=%zu flush_duration_ms=%.1f", r.flushed, *duration_ms);
+    return ERR_OK;
 }
 
 enum err_code flusher_flush_one(struct flusher *f, struct database *db, double *duration_ms,
@@ -168,7 +203,7 @@ struct flusher *flusher_start(struct engine *engine, struct file_cache *cache,
     f->wal_sync_ns = options->wal_sync_interval_ms * 1000000ull;
     f->wal_bytes_max = options->wal_bytes_max;
     mutex_init(&f->mu, LOCK_LEAF);
-    pthread_mutex_init(&f->whole, NULL);
+    mutex_init(&f->whole, LOCK_FLUSH);
     pthread_condattr_t attr;
     pthread_condattr_init(&attr);
     pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
@@ -189,7 +224,7 @@ void flusher_stop(struct flusher *f)
     mutex_unlock(&f->mu);
     pthread_join(f->thread, NULL);
     pthread_cond_destroy(&f->wake);
-    pthread_mutex_destroy(&f->whole);
+    mutex_deinit(&f->whole);
     mutex_deinit(&f->mu);
     mem_free(f);
 }

@@ -73,6 +73,7 @@ struct jvdb_file {
     /* The checkpoint's (LOCK_CHECKPOINT). */
     uint64_t generation;
     uint64_t checkpoint_lsn;
+    bool superblocks_alike;
 
     struct mutex blocks;       /* guards the transitions of view->state and what follows */
     struct block_copy *copies; /* blocks that a writer changed before they were saved */

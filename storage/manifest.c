@@ -127,9 +127,10 @@ static bool manifest_is_intact(int fd, const struct disk_superblock *sb, uint8_t
 }
 
 enum err_code superblock_read(int fd, const char *file_name, struct disk_superblock *out,
-                              struct err *err)
+                              bool *alike, struct err *err)
 {
     bool found = false, seen_magic = false;
+    *alike = false;
     for (int i = 0; i < SUPERBLOCK_COUNT; i++) {
         struct disk_superblock sb;
         if (file_read(fd, &sb, sizeof sb, (uint64_t)i * BLOCK_BYTES) != 0) continue;
@@ -149,6 +150,7 @@ enum err_code superblock_read(int fd, const char *file_name, struct disk_superbl
         uint8_t *bytes = NULL;
         if (!manifest_is_intact(fd, &sb, &bytes)) continue;
         mem_free(bytes);
+        *alike = found && memcmp(&sb, out, sizeof sb) == 0;
         if (!found || sb.generation > out->generation) *out = sb;
         found = true;
     }

@@ -29,10 +29,10 @@ void manifest_encode(struct jvdb_file *f, const struct schema *schema,
 struct disk_superblock superblock_make(const struct jvdb_file *f, const struct buf *manifest,
                                        uint64_t manifest_at, uint64_t file_bytes);
 
-/* The newest intact superblock of an open file.  ERR_CORRUPT: none; ERR_QUARANTINED: of a newer
- * format.  Never writes. */
+/* The newest intact superblock of an open file; *alike: both say the same.  ERR_CORRUPT: none;
+ * ERR_QUARANTINED: of a newer format.  Never writes. */
 MUST_CHECK enum err_code superblock_read(int fd, const char *file_name, struct disk_superblock *out,
-                                         struct err *err);
+                                         bool *alike, struct err *err);
 /* Read the manifest that `sb` names; fills *m and the extents, space, sums and sizes of `f`, which
  * was just jvdb_file_init()ed; the shapes of its regions follow from the schema. */
 MUST_CHECK enum err_code manifest_read(int fd, const struct disk_superblock *sb,

@@ -229,8 +229,10 @@ static enum err_code open_log(struct database *db, const struct database_open_op
                     " bytes off the log; none of it was acknowledged as durable",
                     db->name, found.cut_bytes);
     if (found.records) {
-        log_info("database \"%s\": replayed %" PRIu64 " log records (%" PRIu64 " bytes) in %.1f ms",
-                 db->name, found.records, found.bytes, (double)(clock_ns() - begun) / 1e6);
+        log_write(options->reopened ? LOG_DEBUG : LOG_INFO,
+                  "database \"%s\": replayed %" PRIu64 " log records (%" PRIu64
+                  " bytes) in %.1f ms",
+                  db->name, found.records, found.bytes, (double)(clock_ns() - begun) / 1e6);
         int os_errno = file_datasync(db->file.fd);
         if (os_errno) return err_os(err, os_errno, "sync %s", db->file.file_name);
     }
@@ -249,15 +251,15 @@ enum err_code database_open(int dir_fd, const char *name, const uint8_t uuid[16]
     struct database *db = NULL;
     struct manifest manifest = {0};
     struct disk_superblock sb;
-    bool applied = false;
+    bool applied = false, alike = false;
     int fd = -1;
     int os_errno = file_open(dir_fd, file_name, O_RDWR, &fd);
     if (os_errno == ENOENT) return err_set(err, ERR_CORRUPT, "the file %s is missing", file_name);
     if (os_errno) return err_os(err, os_errno, "open %s", file_name);
 
-    enum err_code rc = superblock_read(fd, file_name, &sb, err);
+    enum err_code rc = superblock_read(fd, file_name, &sb, &alike, err);
     if (!rc) rc = checkpoint_apply_leftover(dir_fd, name, fd, &sb, &applied, err);
-    if (!rc && applied) rc = superblock_read(fd, file_name, &sb, err);
+    if (!rc && applied) rc = superblock_read(fd, file_name, &sb, &alike, err);
     if (!rc && memcmp(sb.uuid, uuid, sizeof sb.uuid) != 0)
         rc = err_set(err, ERR_CORRUPT, "%s is another database than the one known by that name",
                      file_name);
@@ -274,6 +276,7 @@ enum err_code database_open(int dir_fd, const char *name, const uint8_t uuid[16]
     atomic_store(&db->index.root, manifest.counts.index_root);
     db->index.levels = manifest.counts.index_levels;
     db->index.nodes = manifest.counts.index_nodes;
+    db->file.superblocks_alike = alike;
     db->reuse_lsn = sb.lsn; /* nobody reads yet */
     atomic_store(&db->checkpoint_lsn, sb.lsn);
     database_publish(db, sb.lsn);

@@ -13,14 +13,17 @@
 #include <stdbool.h>
 
 enum lock_rank {
-    LOCK_CATALOG = 1,    /* catalog.c: appends to the catalog file; held across its fsync        */
-    LOCK_FILE_CACHE = 2, /* file_cache.c: the table of databases, pins, LRU order                */
-    LOCK_CHECKPOINT = 3, /* checkpoint.c: one checkpoint of a database at a time; held across its
-                            fsyncs, which is its purpose: writers and readers never take it      */
-    LOCK_DATABASE = 4,   /* database.c: the one writer of a database: log order == apply order   */
-    LOCK_BLOCKS = 5,     /* jvdb_file.c: dirty and verified blocks                               */
-    LOCK_WAL = 6,        /* wal.c: end of the log, waiters                                       */
-    LOCK_LEAF = 7,       /* metrics, log sink, queues: takes nothing else                        */
+    LOCK_CATALOG = 1, /* catalog.c: appends to the catalog file; held across its fsync           */
+    LOCK_FLUSH,       /* flusher.c: one whole flush at a time; held across it, taken by no request
+                         but a flush                                                              */
+    LOCK_ROUND,       /* flusher.c: which database comes next                                     */
+    LOCK_FILE_CACHE,  /* file_cache.c: the table of databases, pins, LRU order                    */
+    LOCK_CHECKPOINT,  /* checkpoint.c: one checkpoint of a database at a time; held across its
+                         fsyncs, which is its purpose: writers and readers never take it          */
+    LOCK_DATABASE,    /* database.c: the one writer of a database: log order == apply order       */
+    LOCK_BLOCKS,      /* jvdb_file.c: dirty and verified blocks                                   */
+    LOCK_WAL,         /* wal.c: end of the log, waiters                                           */
+    LOCK_LEAF,        /* metrics, log sink, queues: takes nothing else                            */
 };
 
 struct mutex {
