@@ -53,6 +53,10 @@ def pytest_runtest_makereport(item):
             report.sections.append((f"log of daemon {i} on {daemon.directory}", text))
 
 
+def pytest_runtest_logfinish():
+    Daemon.every[:] = [daemon for daemon in Daemon.every if daemon.process is not None]
+
+
 def end(daemons):
     """Stop all; the first that does not stop as it should fails the test."""
     failure = None
@@ -81,11 +85,7 @@ def daemons(tmp_path):
         return daemon.start() if start else daemon
 
     yield make
-    try:
-        end(made)
-    finally:
-        for daemon in made:
-            Daemon.every.remove(daemon)
+    end(made)
 
 
 @pytest.fixture
@@ -110,7 +110,4 @@ def module_daemon(tmp_path_factory):
     """One daemon for all tests of a file that leave nothing behind or use names of their own."""
     one = Daemon(tmp_path_factory.mktemp("module") / "data").start()
     yield one
-    try:
-        end([one])
-    finally:
-        Daemon.every.remove(one)
+    end([one])
