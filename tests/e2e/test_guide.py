@@ -178,7 +178,7 @@ def fitted(daemon, text):
             .replace("/var/lib/jadevectordb/data", str(daemon.directory))
             .replace("$(pgrep jadevectordb)", str(daemon.pid))
             .replace('[0.1, 0.2, ...],  # 128 dimensions', f"[{NUMBERS_128}],")
-            .replace("python3 -c", "/usr/bin/python3 -c"))
+            .replace("$(python3 -c", "$(/usr/bin/python3 -c"))
 
 
 def with_vectors_made_beforehand(text, count, dimension):
