@@ -426,7 +426,9 @@ def distances(metric, query, rows):
 
 
 def score_of(metric, distance):
-    return {"cosine": 1 - distance, "dot_product": -distance}.get(metric, 1 / (1 + distance))
+    if metric == "cosine":
+        return 1 - distance
+    return -distance if metric == "dot_product" else 1 / (1 + distance)
 
 
 def id_order(vector_id):

@@ -215,7 +215,8 @@ def test_what_is_not_a_finite_float32_is_refused(module_daemon, text):
                        ("search", f'{{"data": [0, {text}]}}')):
         answer = daemon.request("POST", f"/databases/finite/{path}", 400, data=body.encode(),
                                 headers={"Content-Type": "application/json"})
-        assert answer.json()["error"]["code"] == "invalid_vector", (path, answer.text)
+        codes = ("invalid_vector", "invalid_json")[:1 + text.lstrip("-").startswith(("n", "i"))]
+        assert answer.json()["error"]["code"] in codes, (path, answer.text)
     assert daemon.count("finite") == 0
 
 

@@ -74,7 +74,7 @@ def test_the_decimal_text_of_an_integer_is_that_integer(db):
 
 @pytest.mark.parametrize("vector_id", [
     0, 1, 2**53, 2**53 + 1, 2**63 - 1, "a", "a b", "a/b", "../x", "..", ".", "é", "日本語", "🎉", "%41",
-    "a+b", "a?b=c", "a#b", "\"", "\\", "x" * 512, "é" * 256, "null", "true", "\u00a0", "\ufeff"])
+    "a+b", "a?b=c", "batch", "get", "delete", "a#b", "\"", "\\", "x" * 512, "é" * 256, "null", "true", "\u00a0", "\ufeff"])
 def test_every_id_comes_back_as_it_was_sent(module_daemon, vector_id):
     daemon = module_daemon
     daemon.put("/databases/ids", {"dimension": 1, "distance_metric": "euclidean"})
@@ -136,6 +136,26 @@ def test_a_vector_is_written_and_read_as_base64(db):
     assert np.array(db.get(at(1)).json()["data"], np.float32).tobytes() == row.tobytes()
     reply = db.get(at(1) + "?encoding=base64").json()
     assert base64.b64decode(reply.get("data_base64", reply.get("data"))) == row.tobytes()
+
+
+def test_many_are_read_at_once(db):
+    db.put_rows("v", [1, "a", 2], random_rows(1, 3, 3), metadata=[{"n": i} for i in range(3)])
+    body = {"ids": ["a", 7, "2", "b", 1], "include": ["metadata"]}
+    reply = db.post("/databases/v/vectors/get", body).json()
+    assert [row["vector_id"] for row in reply["vectors"]] == ["a", 2, 1]
+    assert [row["metadata"]["n"] for row in reply["vectors"]] == [1, 2, 0]
+    assert all("data" not in row for row in reply["vectors"])
+    assert reply["missing"] == [7, "b"]
+
+
+def test_many_are_deleted_at_once(db):
+    db.put_rows("v", [1, "a", 2, 3], random_rows(1, 4, 3))
+    reply = db.post("/databases/v/vectors/delete", {"ids": [1, "a", 1, "nothing", "3"]}).json()
+    assert reply["deleted"] == 3 and reply["lsn"] > 0
+    assert list(db.rows("v")) == [2]
+    error = db.post("/databases/v/vectors/delete", {"ids": [2, -1]}, 400).json()["error"]
+    assert error["code"] == "invalid_id"
+    assert db.count("v") == 1
 
 
 # ---- batches ----
