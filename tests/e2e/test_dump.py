@@ -141,13 +141,19 @@ def test_an_import_that_breaks_off_leaves_the_daemon_well(daemon):
     assert daemon.count("x") == 1
 
 
-def test_a_chunked_import_works(any_daemon):
-    dump = json.dumps({"databases": [{"name": "c", "schema": {"dimension": 2, "distance_metric": "l2"},
-                                      "vectors": [{"id": i, "data": [i, 1], "metadata": {"i": i}}
-                                                  for i in range(500)]}]}).encode()
-    pieces = (dump[i:i + 37] for i in range(0, len(dump), 37))  # cuts everywhere
+@pytest.mark.parametrize("size", [37, 1000, 4096, 10000, 65536, 262144])
+def test_a_chunked_import_works_whatever_the_size_of_a_chunk(any_daemon, size):
+    """Among them sizes that divide every buffer of the daemon, and sizes that divide none."""
+    count = 500 if size == 37 else 8000
+    rows = random_rows(size, count, 8)
+    dump = json.dumps({"databases": [{"name": "c", "schema": {"dimension": 8, "distance_metric": "l2"},
+                                      "vectors": [{"id": i, "data": [float(x) for x in row],
+                                                   "metadata": {"i": i}}
+                                                  for i, row in enumerate(rows)]}]}).encode()
+    pieces = (dump[i:i + size] for i in range(0, len(dump), size))
     any_daemon.request("POST", "/import", 200, data=pieces, headers=JSON)
-    assert len(any_daemon.rows("c")) == 500
+    assert {i: row[0] for i, row in any_daemon.rows("c").items()} == \
+        {i: row.tobytes() for i, row in enumerate(rows)}
 
 
 def test_an_import_may_be_larger_than_a_body(daemons):
