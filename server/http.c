@@ -44,6 +44,7 @@ enum {
     CONNECTION_BYTES = 32 * 1024,
     BODY_PADDING = 64, /* zero bytes behind a body, for parsers that look ahead */
     BODY_FIRST_BYTES = 64 * 1024,
+    BODIES_MAX = 16,          /* bodies of the greatest length that may be in memory at once */
     PIECE_BYTES = 256 * 1024, /* of a streamed body */
     BLOCK_BYTES = 64 * 1024,  /* of a streamed answer */
     RUNS_MAX = 64,            /* of libmicrohttpd before other handles get their turn */
@@ -156,6 +157,7 @@ struct http {
     _Atomic bool out_of_time; /* set by the first loop past the deadline, read by workers */
     _Atomic size_t loops_running;
     _Atomic uint64_t ping;
+    _Atomic uint64_t bodies_bytes; /* received and not yet answered, on all loops */
 };
 
 static void loop_drive(struct http_loop *l);
@@ -189,11 +191,20 @@ static void loop_push_arrived(struct http_loop *l, struct connection *c)
 
 /* ---- exchanges ---- */
 
+static void exchange_drop_body(struct exchange *x)
+{
+    atomic_fetch_sub_explicit(&x->loop->http->bodies_bytes, x->req.body_bytes,
+                              memory_order_relaxed);
+    mem_free(x->req.body);
+    x->req.body = NULL;
+    x->req.body_bytes = 0;
+}
+
 static void exchange_free(struct exchange *x, bool sent)
 {
     if (x->api_knows) api_end(x->loop->http->app, &x->req, &x->res, sent);
     buf_free(&x->out);
-    mem_free(x->req.body);
+    exchange_drop_body(x);
     mem_free(x->piece);
     mem_free(x);
 }
@@ -348,16 +359,15 @@ static void exchange_return(struct exchange *x)
 static ssize_t exchange_read(void *cls, uint64_t pos, char *to, size_t bytes_max)
 {
     struct exchange *x = cls;
-    struct buf *from = pos < x->res.body.len ? &x->res.body : &x->out;
-    size_t *sent = &x->out_sent;
-    size_t head_at = (size_t)pos;
+    bool head = pos < x->res.body.len;
+    const struct buf *from = head ? &x->res.body : &x->out;
+    size_t at = head ? (size_t)pos : x->out_sent;
+    size_t bytes = from->len - at;
 
-    if (from == &x->res.body) sent = &head_at;
-    size_t bytes = from->len - *sent;
     if (bytes > 0) {
         if (bytes > bytes_max) bytes = bytes_max;
-        memcpy(to, from->data + *sent, bytes);
-        if (from == &x->out) x->out_sent += bytes;
+        memcpy(to, from->data + at, bytes);
+        if (!head) x->out_sent += bytes;
         return (ssize_t)bytes;
     }
     if (x->out_rc) return MHD_CONTENT_READER_END_WITH_ERROR;
@@ -583,11 +593,25 @@ static bool exchange_grow_body(struct exchange *x, size_t more)
     return true;
 }
 
+/* Count what has arrived, not what was announced: that is memory which nobody has touched yet. */
+static bool exchange_count_body(struct exchange *x, size_t more)
+{
+    struct http *http = x->loop->http;
+    uint64_t others = atomic_fetch_add_explicit(&http->bodies_bytes, more, memory_order_relaxed);
+
+    if (others + more <= BODIES_MAX * http->options.body_bytes_max) return true;
+    atomic_fetch_sub_explicit(&http->bodies_bytes, more, memory_order_relaxed);
+    exchange_fail(x, ERR_OVERLOADED, "too many long bodies are under way");
+    return false;
+}
+
 static void exchange_take_body(struct exchange *x, const char *data, size_t bytes)
 {
-    if (bytes > x->body_cap - x->req.body_bytes && !exchange_grow_body(x, bytes)) {
+    if ((bytes > x->body_cap - x->req.body_bytes && !exchange_grow_body(x, bytes)) ||
+        !exchange_count_body(x, bytes)) {
         /* libmicrohttpd takes no answer in the middle of a body: let the rest go by, for as long
          * as a request may take to arrive. */
+        exchange_drop_body(x);
         x->res.close = true;
         x->state = EXCHANGE_DISCARD;
         return;

@@ -43,8 +43,8 @@ static void on_take(void *ctx, int fd, const struct sockaddr_storage *peer, sock
     http_take(s->http, fd, peer, bytes);
 }
 
-static void server_start_with(struct server *s, size_t connections, uint32_t timeout_s,
-                              uint32_t drain_ms)
+static void server_start_with(struct server *s, size_t workers, size_t connections,
+                              uint32_t timeout_s, uint32_t drain_ms)
 {
     struct err err;
     struct sockaddr_in addr;
@@ -70,7 +70,7 @@ static void server_start_with(struct server *s, size_t connections, uint32_t tim
     fake.begun = fake.ended = fake.sent = 0;
     sem_init(&fake.gate, 0, 0);
     sem_init(&fake.at_gate, 0, 0);
-    assert_int_equal(workers_start(2, 1024, &s->workers, &err), ERR_OK);
+    assert_int_equal(workers_start(workers, 1024, &s->workers, &err), ERR_OK);
     assert_int_equal(http_start(&http, &s->app, s->workers, &s->http, &err), ERR_OK);
     assert_int_equal(listener_open(&listener, &s->listener, &err), ERR_OK);
     assert_int_equal(getsockname(listener_fd(s->listener), (struct sockaddr *)&addr, &bytes), 0);
@@ -79,7 +79,7 @@ static void server_start_with(struct server *s, size_t connections, uint32_t tim
 
 static void server_start(struct server *s)
 {
-    server_start_with(s, 1000, 20, 5000);
+    server_start_with(s, 2, 1000, 20, 5000);
 }
 
 static void server_drain(struct server *s)
@@ -358,6 +358,42 @@ static void a_longer_body_is_413(void **state)
     server_stop(&s);
 }
 
+static void bodies_together_have_a_limit(void **state)
+{
+    enum { BODIES = 16 };
+    struct server s;
+    int fds[BODIES], one_more;
+    char head[200], *body = mem_zalloc(BODY_MAX);
+    (void)state;
+    server_start_with(&s, BODIES, 1000, 20, 5000);
+    memset(body, 'y', BODY_MAX);
+    snprintf(head, sizeof head, "POST /gate HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n",
+             BODY_MAX);
+    for (int i = 0; i < BODIES; i++) {
+        fds[i] = client_connect(&s);
+        client_say(fds[i], head);
+        client_send(fds[i], body, BODY_MAX);
+    }
+    for (int i = 0; i < BODIES; i++)
+        sem_wait(&fake.at_gate); /* all of them are in memory */
+    one_more = client_connect(&s);
+    EXPECT(one_more, "POST /echo HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\n\r\ny", 503,
+           "overloaded: too many long bodies are under way");
+    close(one_more);
+    for (int i = 0; i < BODIES; i++)
+        sem_post(&fake.gate);
+    for (int i = 0; i < BODIES; i++) {
+        EXPECT(fds[i], "", 200, "POST /gate? 1048576 yyyyyyyy");
+        close(fds[i]);
+    }
+    one_more = client_connect(&s);
+    EXPECT(one_more, "POST /echo HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\n\r\ny", 200,
+           "POST /echo? 1 y");
+    close(one_more);
+    mem_free(body);
+    server_stop(&s);
+}
+
 static void a_refusal_does_not_wait_for_the_body(void **state)
 {
     static const char *const methods[] = {"POST", "PUT", "DELETE", "PATCH", "GET"};
@@ -588,7 +624,7 @@ static void one_connection_too_many_is_told_so(void **state)
 {
     struct server s;
     (void)state;
-    server_start_with(&s, 2, 20, 5000);
+    server_start_with(&s, 2, 2, 20, 5000);
     int first = client_connect(&s), second = client_connect(&s), third = client_connect(&s);
     struct answer a = client_read(third, true);
     assert_int_equal(a.status, 503);
@@ -616,7 +652,7 @@ static void a_request_that_drips_in_is_cut_off(void **state)
 {
     struct server s;
     (void)state;
-    server_start_with(&s, 10, 1, 5000);
+    server_start_with(&s, 2, 10, 1, 5000);
     int fd = client_connect(&s);
     client_say(fd, "POST /echo HTTP/1.1\r\nHost: x\r\nContent-Length: 100000\r\n\r\n");
     uint64_t began = clock_ns();
@@ -696,7 +732,7 @@ static void past_the_deadline_nothing_new_is_begun(void **state)
     (void)state;
     log_to.path = path;
     assert_int_equal(log_open(&log_to, &err), ERR_OK);
-    server_start_with(&s, 100, 20, 200);
+    server_start_with(&s, 2, 100, 20, 200);
     for (int i = 0; i < 6; i++) {
         fds[i] = client_connect(&s);
         client_say(fds[i], "GET /gate HTTP/1.1\r\nHost: x\r\n\r\n");
@@ -748,6 +784,7 @@ int main(void)
         cmocka_unit_test(head_is_get_without_the_body),
         cmocka_unit_test(a_body_up_to_the_limit_arrives_whole),
         cmocka_unit_test(a_longer_body_is_413),
+        cmocka_unit_test(bodies_together_have_a_limit),
         cmocka_unit_test(a_refusal_does_not_wait_for_the_body),
         cmocka_unit_test(expect_continue_is_answered_at_once),
         cmocka_unit_test(a_request_whose_end_is_unclear_is_400_and_closed),
