@@ -40,6 +40,7 @@ static void add_record(struct buf *out, enum catalog_type type, const struct cat
         r.dead_count = e->dead_count;
         r.file_bytes = e->file_bytes;
         r.last_lsn = e->last_lsn;
+        r.flags = e->counts_known ? CATALOG_COUNTS_KNOWN : 0;
         r.schema = (struct disk_schema){
             .dimension = e->schema.dimension,
             .metric = e->schema.metric,
@@ -80,6 +81,7 @@ static bool parse(const char *bytes, uint64_t size, uint64_t at, struct disk_cat
         .dead_count = r->dead_count,
         .file_bytes = r->file_bytes,
         .last_lsn = r->last_lsn,
+        .counts_known = r->flags & CATALOG_COUNTS_KNOWN,
         .dropped = r->type == CATALOG_DROPPED,
     };
     memcpy(e->uuid, r->uuid, sizeof e->uuid);
@@ -105,11 +107,13 @@ static int by_name(const void *a, const void *b)
 }
 
 /* Hand over the last state of each name, and every tombstone: its uuid is never taken in again. */
-static void hand_over(struct parsed *all, size_t count, catalog_entry_fn *fn, void *ctx)
+static void hand_over(struct parsed *all, size_t count, bool was_clean, catalog_entry_fn *fn,
+                      void *ctx)
 {
     if (count) qsort(all, count, sizeof all[0], by_name);
     for (size_t i = 0; i < count; i++) {
         bool last = i + 1 == count || strcmp(all[i].entry.name, all[i + 1].entry.name) != 0;
+        all[i].entry.counts_known = all[i].entry.counts_known && was_clean;
         if (last || all[i].entry.dropped) fn(ctx, &all[i].entry);
     }
     for (size_t i = 0; i < count; i++)
@@ -168,7 +172,7 @@ static enum err_code read_all(struct catalog *c, uint64_t size, catalog_entry_fn
         *was_lost = true;
     }
     c->end = at;
-    hand_over(all, count, fn, ctx);
+    hand_over(all, count, *was_clean, fn, ctx);
     mem_free(all);
     mem_free(bytes);
     return ERR_OK;

@@ -20,14 +20,15 @@ struct catalog_entry {
     uint8_t uuid[16];
     struct schema schema; /* options borrowed */
     uint64_t live_count, dead_count, file_bytes, last_lsn;
-    bool dropped; /* a tombstone: its files may still be there */
+    bool counts_known; /* of the four: only after a clean stop */
+    bool dropped;      /* a tombstone: its files may still be there */
 };
 
 /* Called for each entry that the catalog holds, last state only. */
 typedef void catalog_entry_fn(void *ctx, const struct catalog_entry *entry);
 
-/* *was_clean: the counts are right, and no LSN was lost.  *was_lost: there was no usable catalog.
- * ERR_QUARANTINED: of a newer format. */
+/* *was_clean: the last stop was; only then entries have counts_known.  *was_lost: there was no
+ * usable catalog. ERR_QUARANTINED: of a newer format. */
 MUST_CHECK enum err_code catalog_open(int dir_fd, catalog_entry_fn *fn, void *ctx,
                                       struct catalog **out, bool *was_clean, bool *was_lost,
                                       struct err *err);

@@ -15,6 +15,11 @@ struct engine {
     const struct engine_ops *ops;
 };
 
+struct open_hints {
+    bool lsn_is_known; /* no LSN was given that the files may not show: none is skipped */
+    bool reopened;     /* it was open before in this process */
+};
+
 struct engine_ops {
     const char *name;
     bool can_evict; /* a closed database can be opened again */
@@ -25,7 +30,7 @@ struct engine_ops {
     enum err_code (*create)(struct engine *e, const char *name, const uint8_t uuid[16],
                             const struct schema *schema, struct err *err);
     enum err_code (*open)(struct engine *e, const char *name, const uint8_t uuid[16],
-                          const struct schema *schema, bool first_open,
+                          const struct schema *schema, struct open_hints hints,
                           const struct database_host *host, struct database **out, struct err *err);
     /* Nobody uses it any more.  With `keep_log`, a database with a small log may close without a
      * checkpoint.  Frees db whatever happens; *has_log: its log must be replayed at the next open.

@@ -16,11 +16,11 @@ static enum err_code create(struct engine *e, const char *name, const uint8_t uu
 }
 
 static enum err_code open_database(struct engine *e, const char *name, const uint8_t uuid[16],
-                                   const struct schema *schema, bool first_open,
+                                   const struct schema *schema, struct open_hints hints,
                                    const struct database_host *host, struct database **out,
                                    struct err *err)
 {
-    (void)e, (void)first_open;
+    (void)e, (void)hints;
     struct database *db = database_new(name, schema, -1, host);
     enum err_code rc = jvdb_file_init(&db->file, -1, name, uuid, schema->dimension, err);
     if (rc) {

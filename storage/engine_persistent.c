@@ -32,7 +32,6 @@ struct persistent {
     int dir_fd;
     struct catalog *catalog;
     struct syncer *syncer;
-    bool was_clean; /* no LSN was lost at the last stop */
 };
 
 static struct persistent *self(struct engine *e)
@@ -81,6 +80,7 @@ static void take_entry(void *ctx, const struct catalog_entry *ce)
         .dead_count = ce->dead_count,
         .file_bytes = ce->file_bytes,
         .last_lsn = ce->last_lsn,
+        .counts_known = ce->counts_known,
     };
     memcpy(e.name, ce->name, sizeof e.name);
     memcpy(e.uuid, ce->uuid, sizeof e.uuid);
@@ -177,11 +177,11 @@ static enum err_code load(struct engine *e, struct file_cache *cache, struct err
 {
     struct persistent *p = self(e);
     struct loading l = {.p = p, .cache = cache};
-    bool was_lost = false;
+    bool was_clean = false, was_lost = false;
     enum err_code rc =
-        catalog_open(p->dir_fd, take_entry, &l, &p->catalog, &p->was_clean, &was_lost, err);
+        catalog_open(p->dir_fd, take_entry, &l, &p->catalog, &was_clean, &was_lost, err);
     if (rc) goto out;
-    if (p->was_clean) file_cache_trust_counts(cache);
+    if (was_lost) log_warning("the catalog is rebuilt from the files");
     /* From here the counts on disk are old: a catalog in use says so. */
     struct cache_walk walk = {.cache = cache};
     rc = catalog_rewrite(p->catalog, cache_walk_next, &walk, false, err);
@@ -210,7 +210,7 @@ static enum err_code create(struct engine *e, const char *name, const uint8_t uu
 }
 
 static enum err_code open_database(struct engine *e, const char *name, const uint8_t uuid[16],
-                                   const struct schema *schema, bool first_open,
+                                   const struct schema *schema, struct open_hints hints,
                                    const struct database_host *host, struct database **out,
                                    struct err *err)
 {
@@ -218,8 +218,8 @@ static enum err_code open_database(struct engine *e, const char *name, const uin
     struct persistent *p = self(e);
     struct database_open_options options = {
         .syncer = p->syncer,
-        .reopened = !first_open,
-        .skip_lsns = first_open && !p->was_clean,
+        .reopened = hints.reopened,
+        .skip_lsns = !hints.lsn_is_known,
     };
     return database_open(p->dir_fd, name, uuid, &options, host, out, err);
 }

@@ -36,7 +36,7 @@ struct entry {
     struct file_cache *cache;
     enum entry_state state;
     bool dropping;
-    bool was_opened; /* in this process: no LSN is skipped then */
+    struct open_hints hints;
     bool quarantined;
     char reason[sizeof((struct err *)0)->msg];
     bool has_file; /* seen by the start's scan */
@@ -265,7 +265,6 @@ static enum err_code open_entry(struct file_cache *c, struct entry *e, struct er
                        c->max_open);
     }
     c->open_files++;
-    bool first_open = !e->was_opened;
     if (e->info.has_log) c->kept_logs--;
     bool had_log = e->info.has_log;
     e->info.has_log = false;
@@ -274,7 +273,7 @@ static enum err_code open_entry(struct file_cache *c, struct entry *e, struct er
     struct database_host host = {writer_opens, writer_closed, e};
     struct database *db = NULL;
     enum err_code rc = c->engine->ops->open(c->engine, e->info.name, e->info.uuid, &e->info.schema,
-                                            first_open, &host, &db, err);
+                                            e->hints, &host, &db, err);
     mutex_lock(&c->mu);
     pthread_cond_broadcast(&c->changed);
     if (rc) {
@@ -293,7 +292,7 @@ static enum err_code open_entry(struct file_cache *c, struct entry *e, struct er
     db->owner = e;
     e->db = db;
     e->state = OPEN;
-    e->was_opened = true;
+    e->hints = (struct open_hints){.lsn_is_known = true, .reopened = true};
     e->pins = 1;
     lru_push(c, e);
     return ERR_OK;
@@ -372,6 +371,7 @@ enum err_code file_cache_add(struct file_cache *c, const struct cache_entry *ent
         rc = err_set(err, ERR_DATABASE_EXISTS, "database \"%s\" exists", entry->name);
     } else {
         struct entry *e = insert(c, entry);
+        e->hints.lsn_is_known = entry->counts_known;
         if (e->info.has_log) c->kept_logs++;
         if (quarantine) {
             e->quarantined = true;
@@ -392,7 +392,7 @@ enum err_code file_cache_reserve(struct file_cache *c, const struct cache_entry 
         if (!e) {
             e = insert(c, entry);
             e->state = MAKING;
-            e->was_opened = true; /* no LSN of it was ever given to anybody */
+            e->hints.lsn_is_known = true; /* none was ever given to anybody */
             break;
         }
         if (!e->dropping && e->state != MAKING) {
@@ -477,6 +477,12 @@ bool file_cache_next_open(struct file_cache *c, const char *after, struct databa
     return found;
 }
 
+/* Closed with records in its log, or never opened since an unclean stop. */
+static bool may_have_log(const struct entry *e)
+{
+    return e->info.has_log || (!e->info.counts_known && !e->quarantined);
+}
+
 bool file_cache_next_entry(struct file_cache *c, const char *after, bool has_log_only,
                            struct cache_entry *entry)
 {
@@ -484,7 +490,7 @@ bool file_cache_next_entry(struct file_cache *c, const char *after, bool has_log
     mutex_lock(&c->mu);
     for (size_t i = behind(c, after); i < c->count && !found; i++) {
         struct entry *e = c->entries[i];
-        if (e->state == MAKING || e->dropping || (has_log_only && !e->info.has_log)) continue;
+        if (e->state == MAKING || e->dropping || (has_log_only && !may_have_log(e))) continue;
         *entry = e->info;
         found = true;
     }
@@ -512,12 +518,6 @@ void file_cache_quarantine_missing(struct file_cache *c)
     }
 }
 
-void file_cache_trust_counts(struct file_cache *c)
-{
-    for (size_t i = 0; i < c->count; i++)
-        c->entries[i]->info.counts_known = true;
-}
-
 bool cache_walk_next(void *ctx, struct catalog_entry *entry)
 {
     struct cache_walk *walk = ctx;
@@ -531,6 +531,7 @@ bool cache_walk_next(void *ctx, struct catalog_entry *entry)
             .dead_count = info->dead_count,
             .file_bytes = info->file_bytes,
             .last_lsn = info->last_lsn,
+            .counts_known = info->counts_known && !info->has_log,
         };
         memcpy(entry->name, info->name, sizeof entry->name);
         memcpy(entry->uuid, info->uuid, sizeof entry->uuid);

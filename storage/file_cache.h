@@ -50,7 +50,8 @@ MUST_CHECK enum err_code file_cache_drop(struct file_cache *c, const char *name,
 
 /* Pin the next open database behind `after` ("" to begin) in name order.  False: no more. */
 bool file_cache_next_open(struct file_cache *c, const char *after, struct database **out);
-/* Copy the next entry behind `after`; `has_log_only`: closed ones with a log.  False: no more.
+/* Copy the next entry behind `after`; `has_log_only`: closed ones that may have a
+ * log to be replayed.  False: no more.
  * entry->schema.options is borrowed and gone with the entry: do not keep it. */
 bool file_cache_next_entry(struct file_cache *c, const char *after, bool has_log_only,
                            struct cache_entry *entry);
@@ -59,8 +60,6 @@ bool file_cache_next_entry(struct file_cache *c, const char *after, bool has_log
 /* The file of `name` was found: false if no such entry is in the table. */
 bool file_cache_has_file(struct file_cache *c, const char *name);
 void file_cache_quarantine_missing(struct file_cache *c); /* entries whose file was not found */
-/* The counts that the entries were added with are right. */
-void file_cache_trust_counts(struct file_cache *c);
 /* An iterator over all entries in the form that catalog_rewrite() takes; ctx is a struct
  * cache_walk. Nobody may change the table meanwhile. */
 struct catalog_entry;

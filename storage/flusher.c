@@ -166,9 +166,34 @@ static void tend(struct flusher *f)
     epoch_collect();
 }
 
+static bool is_stopping(struct flusher *f)
+{
+    mutex_lock(&f->mu);
+    bool stopping = f->stopping;
+    mutex_unlock(&f->mu);
+    return stopping;
+}
+
+/* After an unclean stop the counts of a database are known once its log was replayed: open each one
+ * now, in the background, so that statistics are whole and logs do not wait for a first visitor. */
+static void learn_counts(struct flusher *f)
+{
+    struct cache_entry entry = {.name = ""};
+    while (!is_stopping(f) && file_cache_next_entry(f->cache, entry.name, false, &entry)) {
+        struct database_info info;
+        struct err err;
+        if (entry.counts_known) continue;
+        if (file_cache_info(f->cache, entry.name, true, &info, &err))
+            log_warning("%s", err.msg);
+        else
+            database_info_deinit(&info);
+    }
+}
+
 static void *run(void *arg)
 {
     struct flusher *f = arg;
+    learn_counts(f);
     uint64_t last_ns = clock_ns();
     uint64_t tick_ms =
         f->wal_sync_ns / 1000000 / 2 < TICK_MS ? f->wal_sync_ns / 1000000 / 2 + 1 : TICK_MS;
@@ -223,6 +248,11 @@ void flusher_stop(struct flusher *f)
     pthread_cond_signal(&f->wake);
     mutex_unlock(&f->mu);
     pthread_join(f->thread, NULL);
+}
+
+void flusher_free(struct flusher *f)
+{
+    if (!f) return;
     pthread_cond_destroy(&f->wake);
     mutex_deinit(&f->whole);
     mutex_deinit(&f->mu);

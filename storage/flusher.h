@@ -15,8 +15,9 @@ struct engine;
 
 struct flusher *flusher_start(struct engine *engine, struct file_cache *cache,
                               const struct service_options *options);
-/* Waits for the round under way.  NULL is fine. */
+/* The thread has ended when this returns; flusher_flush_all() still works.  NULL is fine. */
 void flusher_stop(struct flusher *f);
+void flusher_free(struct flusher *f);
 
 /* One whole flush: every database that the file system does not hold yet, closed ones with a log
  * too.  The first error is reported, the others go on.  Any thread; one at a time. */

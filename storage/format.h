@@ -240,6 +240,7 @@ struct disk_catalog_header {
     uint32_t format_version;
 };
 
+enum { CATALOG_COUNTS_KNOWN = 1 }; /* flags: the counts and last_lsn are those of the file */
 enum catalog_type {
     CATALOG_DATABASE = 1,
     CATALOG_DROPPED = 2,
@@ -257,8 +258,10 @@ struct disk_catalog_record {
     uint64_t dead_count;
     uint64_t file_bytes;
     uint64_t last_lsn;
+    uint32_t flags;
+    uint32_t reserved;
     struct disk_schema schema; /* then the name, the options' text, and padding to 8 */
 };
-static_assert(sizeof(struct disk_catalog_record) == 88, "catalog record");
+static_assert(sizeof(struct disk_catalog_record) == 96, "catalog record");
 
 #endif

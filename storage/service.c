@@ -59,8 +59,9 @@ enum err_code service_close(struct service *s, struct err *err)
     if (!s) return ERR_OK;
     size_t flushed;
     double ms;
-    enum err_code rc = flusher_flush_all(s->flusher, &flushed, &ms, err);
     flusher_stop(s->flusher);
+    enum err_code rc = flusher_flush_all(s->flusher, &flushed, &ms, err);
+    flusher_free(s->flusher);
     struct err late;
     enum err_code closed = file_cache_close_all(s->cache, &late);
     if (closed && !rc) {

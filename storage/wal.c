@@ -341,9 +341,12 @@ bool wal_is_started(struct wal *wal)
 }
 
 /* A current segment without a record is as good as a new one. */
-static bool is_unused(const struct wal *wal)
+static bool is_unused(struct wal *wal)
 {
-    return wal->current.fd >= 0 && wal->current.end == WAL_HEADER_BYTES;
+    mutex_lock(&wal->mu);
+    bool unused = wal->current.fd >= 0 && wal->current.end == WAL_HEADER_BYTES;
+    mutex_unlock(&wal->mu);
+    return unused;
 }
 
 enum err_code wal_prepare(struct wal *wal, struct err *err)
