@@ -32,10 +32,10 @@ static void put_hits(struct buf *out, const struct search_hit *hits, size_t coun
     buf_str(out, "]");
 }
 
-/* Run one search and append its results. */
+/* Run one search and append its results.  `hits` has room for its top_k. */
 static enum err_code run(struct api_app *app, struct api_request *req, struct database *db,
-                         struct search_request *search, struct buf *out, uint64_t *took_ns,
-                         struct err *err)
+                         struct search_request *search, struct search_hit *hits, struct buf *out,
+                         uint64_t *took_ns, struct err *err)
 {
     struct row_format format = {.include = search->include,
                                 .dimension = database_schema(db)->dimension};
@@ -48,8 +48,6 @@ static enum err_code run(struct api_app *app, struct api_request *req, struct da
                          (search->include & INCLUDE_DATA ? 12 * (uint64_t)format.dimension : 0);
     if (!req->may_block && row_bytes * search->query.top_k > INLINE_TEXT_BYTES_MAX)
         return err_set(err, ERR_WOULD_BLOCK, "a long answer");
-    struct search_hit *hits = arena_alloc(&req->arena, search->query.top_k * sizeof *hits);
-    if (!hits) return err_set(err, ERR_NOMEM, "out of memory for the results");
 
     uint64_t begun = clock_ns();
     reader_begin(db, &r);
@@ -99,9 +97,14 @@ enum err_code search_one(struct api_app *app, struct api_request *req, struct ap
         json_vectors_subject(err, "the search");
         goto out;
     }
+    struct search_hit *hits = arena_alloc(&req->arena, search.query.top_k * sizeof *hits);
+    if (!hits) {
+        rc = err_set(err, ERR_NOMEM, "out of memory for the results");
+        goto out;
+    }
     struct buf *out = answer_json(res, 200);
     buf_str(out, "{\"results\":");
-    rc = run(app, req, db, &search, out, &took_ns, err);
+    rc = run(app, req, db, &search, hits, out, &took_ns, err);
     if (rc) goto out;
     buf_printf(out, ",\"took_us\":%" PRIu64 ",\"complete\":true,\"strategy\":\"exact\"",
                took_ns / 1000);
@@ -122,18 +125,63 @@ out:
     return rc;
 }
 
-enum err_code search_batch(struct api_app *app, struct api_request *req, struct api_response *res,
-                           struct err *err)
+/* The body {"searches":[...]}; *searches is in the arena. */
+static enum err_code scan_searches(struct json_scan *s, const struct vector_rules *rules,
+                                   struct search_request **searches, size_t *count, struct err *err)
 {
     static const char *const names[] = {"searches", NULL};
-    struct database *db = NULL;
-    struct search_request search;
-    struct json_scan s;
+    struct search_request *list = NULL;
     struct json_text key;
     uint32_t seen = 0;
     int field;
     bool more;
-    size_t count = 0;
+    size_t n = 0, cap = 0;
+
+    if (json_scan_peek(s) != '{')
+        return json_scan_mistyped(s, ERR_INVALID_REQUEST,
+                                  "the body must be a JSON object with \"searches\"", err);
+    enum err_code rc = json_scan_object(s, err);
+    while (!rc && !(rc = json_scan_member(s, &key, &more, err)) && more) {
+        rc = json_scan_field(&key, names, &seen, &field, err);
+        if (!rc && json_scan_peek(s) != '[')
+            rc = json_scan_mistyped(s, ERR_INVALID_REQUEST, "has \"searches\" that is not an array",
+                                    err);
+        if (rc) {
+            json_vectors_subject(err, "the request");
+            return rc;
+        }
+        rc = json_scan_array(s, err);
+        while (!rc && !(rc = json_scan_element(s, &more, err)) && more) {
+            if (n == SEARCHES_MAX)
+                return err_set(err, ERR_INVALID_REQUEST, "the request has more than %d searches",
+                               SEARCHES_MAX);
+            if (n == cap) {
+                cap = cap ? 2 * cap : 16;
+                struct search_request *wider = arena_alloc(s->arena, cap * sizeof *wider);
+                if (!wider) return err_set(err, ERR_NOMEM, "out of memory for the searches");
+                if (n) memcpy(wider, list, n * sizeof *wider);
+                list = wider;
+            }
+            char subject[32];
+            snprintf(subject, sizeof subject, "search %zu", n + 1);
+            rc = json_vector_search(s, rules, &list[n++], err);
+            if (rc) json_vectors_subject(err, subject);
+        }
+    }
+    if (!rc) rc = json_scan_end(s, err);
+    if (!rc && !seen) rc = err_set(err, ERR_INVALID_REQUEST, "the request has no \"searches\"");
+    *searches = list;
+    *count = n;
+    return rc;
+}
+
+enum err_code search_batch(struct api_app *app, struct api_request *req, struct api_response *res,
+                           struct err *err)
+{
+    struct database *db = NULL;
+    struct search_request *searches;
+    struct json_scan s;
+    size_t count, top_k_max = 1;
     uint64_t took_ns, total_ns = 0;
 
     enum err_code rc = query_none(req, err);
@@ -142,45 +190,27 @@ enum err_code search_batch(struct api_app *app, struct api_request *req, struct 
 
     struct vector_rules rules = {.database = database_name(db),
                                  .dimension = database_schema(db)->dimension};
-    struct buf *out = answer_json(res, 200);
-    buf_str(out, "{\"results\":[");
     body_scan(req, &s);
-    if (json_scan_peek(&s) != '{') {
-        rc = err_set(err, ERR_INVALID_REQUEST, "the body must be a JSON object with \"searches\"");
+    rc = scan_searches(&s, &rules, &searches, &count, err);
+    if (!rc && count > 1 && !req->may_block) rc = err_set(err, ERR_WOULD_BLOCK, "several searches");
+    if (rc) goto out;
+
+    for (size_t i = 0; i < count; i++) {
+        if (searches[i].query.top_k > top_k_max) top_k_max = searches[i].query.top_k;
+    }
+    struct search_hit *hits = arena_alloc(&req->arena, top_k_max * sizeof *hits);
+    if (!hits) {
+        rc = err_set(err, ERR_NOMEM, "out of memory for the results");
         goto out;
     }
-    rc = json_scan_object(&s, err);
-    while (!rc && !(rc = json_scan_member(&s, &key, &more, err)) && more) {
-        rc = json_scan_field(&key, names, &seen, &field, err);
-        if (!rc && json_scan_peek(&s) != '[')
-            rc = err_set(err, ERR_INVALID_REQUEST, "has \"searches\" that is not an array");
-        if (rc) {
-            json_vectors_subject(err, "the request");
-            break;
-        }
-        rc = json_scan_array(&s, err);
-        while (!rc && !(rc = json_scan_element(&s, &more, err)) && more) {
-            if (++count > SEARCHES_MAX)
-                rc = err_set(err, ERR_INVALID_REQUEST, "the request has more than %d searches",
-                             SEARCHES_MAX);
-            else if (count > 1 && !req->may_block)
-                rc = err_set(err, ERR_WOULD_BLOCK, "several searches");
-            if (rc) break;
-            char subject[32];
-            snprintf(subject, sizeof subject, "search %zu", count);
-            rc = json_vector_search(&s, &rules, &search, err);
-            if (rc) {
-                json_vectors_subject(err, subject);
-                break;
-            }
-            if (count > 1) buf_str(out, ",");
-            rc = run(app, req, db, &search, out, &took_ns, err);
-            if (!rc) total_ns += took_ns;
-        }
+    struct buf *out = answer_json(res, 200);
+    buf_str(out, "{\"results\":[");
+    for (size_t i = 0; i < count; i++) {
+        if (i) buf_str(out, ",");
+        rc = run(app, req, db, &searches[i], hits, out, &took_ns, err);
+        if (rc) goto out;
+        total_ns += took_ns;
     }
-    if (!rc) rc = json_scan_end(&s, err);
-    if (!rc && !seen) rc = err_set(err, ERR_INVALID_REQUEST, "the request has no \"searches\"");
-    if (rc) goto out;
     buf_printf(out, "],\"took_us\":%" PRIu64 ",\"complete\":true,\"strategy\":\"exact\"}\n",
                total_ns / 1000);
 out:

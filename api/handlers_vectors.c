@@ -182,7 +182,8 @@ static enum err_code scan_ids(struct api_request *req, struct vector_id **ids, s
 
     body_scan(req, &s);
     if (json_scan_peek(&s) != '{')
-        return err_set(err, ERR_INVALID_REQUEST, "the body must be a JSON object with \"ids\"");
+        return json_scan_mistyped(&s, ERR_INVALID_REQUEST,
+                                  "the body must be a JSON object with \"ids\"", err);
     enum err_code rc = json_scan_object(&s, err);
     while (!rc && !(rc = json_scan_member(&s, &key, &more, err)) && more) {
         rc = json_scan_field(&key, names, &seen, &field, err);
@@ -194,7 +195,8 @@ static enum err_code scan_ids(struct api_request *req, struct vector_id **ids, s
             rc = include ? json_vector_include(&s, include, err)
                          : err_set(err, ERR_INVALID_REQUEST, "has an unknown field \"include\"");
         } else if (json_scan_peek(&s) != '[') {
-            rc = err_set(err, ERR_INVALID_REQUEST, "has \"ids\" that is not an array");
+            rc = json_scan_mistyped(&s, ERR_INVALID_REQUEST, "has \"ids\" that is not an array",
+                                    err);
         } else {
             rc = json_vector_ids(&s, IDS_MAX, ids, count, err);
         }

@@ -21,7 +21,8 @@ enum err_code json_load_object(const char *text, size_t len, struct arena *arena
         return *out ? ERR_OK : err_set(err, ERR_NOMEM, "out of memory");
     }
     if (json_scan_peek(&scan) != '{')
-        return err_set(err, ERR_INVALID_REQUEST, "the body must be a JSON object");
+        return json_scan_mistyped(&scan, ERR_INVALID_REQUEST, "the body must be a JSON object",
+                                  err);
     enum err_code rc = json_scan_value(&scan, &raw, err);
     if (!rc) rc = json_scan_end(&scan, err);
     if (rc) return rc;

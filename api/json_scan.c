@@ -338,6 +338,14 @@ enum err_code json_scan_value(struct json_scan *s, struct json_text *raw, struct
     return rc;
 }
 
+enum err_code json_scan_mistyped(struct json_scan *s, enum err_code code, const char *message,
+                                 struct err *err)
+{
+    struct json_text raw;
+    enum err_code rc = json_scan_value(s, &raw, err);
+    return rc ? rc : err_set(err, code, "%s", message);
+}
+
 enum err_code json_scan_end(struct json_scan *s, struct err *err)
 {
     skip_space(s);

@@ -71,6 +71,11 @@ MUST_CHECK enum err_code json_scan_floats(struct json_scan *s, float *out, size_
 MUST_CHECK enum err_code json_scan_fail(const struct json_scan *s, const char *what,
                                         struct err *err);
 
+/* The next value is not of the type that belongs here: `code` with `message`, unless it is no whole
+ * JSON value at all (ERR_INVALID_JSON). */
+MUST_CHECK enum err_code json_scan_mistyped(struct json_scan *s, enum err_code code,
+                                            const char *message, struct err *err);
+
 /* The index of `key` in `names` (NULL-terminated), noting it in *seen.  ERR_INVALID_REQUEST, as a
  * predicate ("has an unknown field ..."), if it is unknown or was seen before. */
 MUST_CHECK enum err_code json_scan_field(const struct json_text *key, const char *const *names,

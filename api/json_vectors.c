@@ -41,23 +41,20 @@ enum err_code json_vector_id(struct json_scan *s, struct vector_id *id, struct e
         }
         return rc;
     }
-    if (c != '-' && !(c >= '0' && c <= '9')) {
-        if (c != '{' && c != '[' && c != 't' && c != 'f' && c != 'n')
-            return json_scan_fail(s, "expected an id", err);
-    } else {
-        rc = json_scan_value(s, &text, err);
-        if (rc) return rc;
-        bool digits = true;
-        for (size_t i = 0; i < text.len; i++)
-            digits &= text.data[i] >= '0' && text.data[i] <= '9';
-        /* Digits that vector_id_parse() does not take for a number are too many. */
-        if (digits && !vector_id_parse(text.data, text.len, id, err) && !id->text) return ERR_OK;
-        return err_set(err, ERR_INVALID_ID,
-                       "has the invalid id %.*s: an id is an integer from 0 to "
-                       "9223372036854775807 without fraction or exponent, or a string",
-                       text.len > 40 ? 40 : (int)text.len, text.data);
-    }
-    return err_set(err, ERR_INVALID_ID, "has an id that is neither an integer nor a string");
+    if (c != '-' && !(c >= '0' && c <= '9'))
+        return json_scan_mistyped(s, ERR_INVALID_ID,
+                                  "has an id that is neither an integer nor a string", err);
+    rc = json_scan_value(s, &text, err);
+    if (rc) return rc;
+    bool digits = true;
+    for (size_t i = 0; i < text.len; i++)
+        digits &= text.data[i] >= '0' && text.data[i] <= '9';
+    /* Digits that vector_id_parse() does not take for a number are too many. */
+    if (digits && !vector_id_parse(text.data, text.len, id, err) && !id->text) return ERR_OK;
+    return err_set(err, ERR_INVALID_ID,
+                   "has the invalid id %.*s: an id is an integer from 0 to 9223372036854775807 "
+                   "without fraction or exponent, or a string",
+                   text.len > 40 ? 40 : (int)text.len, text.data);
 }
 
 enum err_code json_vector_ids(struct json_scan *s, size_t max, struct vector_id **ids,
@@ -117,7 +114,8 @@ static enum err_code scan_data(struct json_scan *s, const struct vector_rules *r
 {
     size_t count;
     if (json_scan_peek(s) != '[')
-        return err_set(err, ERR_INVALID_VECTOR, "has \"data\" that is not an array of numbers");
+        return json_scan_mistyped(s, ERR_INVALID_VECTOR,
+                                  "has \"data\" that is not an array of numbers", err);
     float *vector = arena_alloc(s->arena, rules->dimension * sizeof *vector);
     if (!vector) return no_memory(err);
     enum err_code rc = json_scan_floats(s, vector, rules->dimension, &count, err);
@@ -133,7 +131,8 @@ static enum err_code scan_data_base64(struct json_scan *s, const struct vector_r
     struct json_text text;
     size_t bytes;
     if (json_scan_peek(s) != '"')
-        return err_set(err, ERR_INVALID_VECTOR, "has \"data_base64\" that is not a string");
+        return json_scan_mistyped(s, ERR_INVALID_VECTOR, "has \"data_base64\" that is not a string",
+                                  err);
     enum err_code rc = json_scan_string(s, &text, err);
     if (rc) return rc;
     float *vector = arena_alloc(s->arena, base64_bytes_max(text.len));
@@ -182,7 +181,8 @@ static enum err_code scan_metadata(struct json_scan *s, struct row_input *row, s
                            "has \"metadata\" in a string that does not hold a JSON object: %s",
                            why.msg);
     } else {
-        return err_set(err, ERR_INVALID_REQUEST, "has \"metadata\" that is not a JSON object");
+        return json_scan_mistyped(s, ERR_INVALID_REQUEST,
+                                  "has \"metadata\" that is not a JSON object", err);
     }
     if (raw.len > METADATA_BYTES_MAX)
         return err_set(err, ERR_INVALID_REQUEST,
@@ -206,7 +206,8 @@ enum err_code json_vector_row(struct json_scan *s, const struct vector_rules *ru
     bool more;
 
     *row = (struct row_input){.assign_id = true};
-    if (json_scan_peek(s) != '{') return err_set(err, ERR_INVALID_REQUEST, "is not a JSON object");
+    if (json_scan_peek(s) != '{')
+        return json_scan_mistyped(s, ERR_INVALID_REQUEST, "is not a JSON object", err);
     enum err_code rc = json_scan_object(s, err);
     while (!rc && !(rc = json_scan_member(s, &key, &more, err)) && more) {
         rc = json_scan_field(&key, names, &seen, &field, err);
@@ -288,7 +289,8 @@ static enum err_code scan_rows(struct json_scan *s, const struct vector_rules *r
     struct row_input *list = arena_alloc(s->arena, cap * sizeof *list);
     if (!list) return no_memory(err);
     if (json_scan_peek(s) != '[')
-        return err_set(err, ERR_INVALID_REQUEST, "the request has \"vectors\" that is no array");
+        return json_scan_mistyped(s, ERR_INVALID_REQUEST,
+                                  "the request has \"vectors\" that is no array", err);
     enum err_code rc = json_scan_array(s, err);
     while (!rc && !(rc = json_scan_element(s, &more, err)) && more) {
         if (n == cap) {
@@ -323,7 +325,7 @@ enum err_code json_vector_batch(struct json_scan *s, const struct vector_rules *
     bool more;
     *count = 0;
     if (json_scan_peek(s) != '{')
-        return err_set(err, ERR_INVALID_REQUEST, "the body must be a JSON object");
+        return json_scan_mistyped(s, ERR_INVALID_REQUEST, "the body must be a JSON object", err);
     enum err_code rc = json_scan_object(s, err);
     while (!rc && !(rc = json_scan_member(s, &key, &more, err)) && more) {
         rc = json_scan_field(&key, names, &seen, &field, err);
@@ -405,7 +407,8 @@ static enum err_code scan_params(struct json_scan *s, struct err *err)
     uint64_t n;
     double x;
     if (json_scan_peek(s) != '{')
-        return err_set(err, ERR_INVALID_REQUEST, "has \"params\" that is not a JSON object");
+        return json_scan_mistyped(s, ERR_INVALID_REQUEST,
+                                  "has \"params\" that is not a JSON object", err);
     enum err_code rc = json_scan_object(s, err);
     while (!rc && !(rc = json_scan_member(s, &key, &more, err)) && more) {
         rc = json_scan_field(&key, names, &seen, &field, err);
@@ -463,7 +466,8 @@ enum err_code json_vector_search(struct json_scan *s, const struct vector_rules 
     uint64_t top_k = 10, offset = 0;
 
     *search = (struct search_request){0};
-    if (json_scan_peek(s) != '{') return err_set(err, ERR_INVALID_REQUEST, "is not a JSON object");
+    if (json_scan_peek(s) != '{')
+        return json_scan_mistyped(s, ERR_INVALID_REQUEST, "is not a JSON object", err);
     enum err_code rc = json_scan_object(s, err);
     while (!rc && !(rc = json_scan_member(s, &key, &more, err)) && more) {
         rc = json_scan_field(&key, names, &seen, &field, err);
@@ -495,7 +499,8 @@ enum err_code json_vector_search(struct json_scan *s, const struct vector_rules 
             break;
         case INCLUDE:
             if (json_scan_peek(s) != '[')
-                return err_set(err, ERR_INVALID_REQUEST, "has an \"include\" that is no array");
+                return json_scan_mistyped(s, ERR_INVALID_REQUEST,
+                                          "has an \"include\" that is no array", err);
             rc = json_vector_include(s, &search->include, err);
             break;
         case MIN_SCORE:

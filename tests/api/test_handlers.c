@@ -222,6 +222,41 @@ static void broken_json_says_where(void **unused)
     }
 }
 
+static void a_body_that_breaks_off_is_invalid_json(void **unused)
+{
+    (void)unused;
+    static const char *const bodies[][2] = {
+        {"/api/v1/databases/new",
+         "{\"dimension\":2,\"index\":{\"type\":\"flat\"},\"description\":\"x\"}"},
+        {"/api/v1/databases/docs/vectors",
+         "{\"vector_id\":\"a\",\"data\":[1,2],\"metadata\":{\"a\":[true]},\"mode\":\"upsert\"}"},
+        {"/api/v1/databases/docs/vectors/batch",
+         "{\"vectors\":[{\"vector_id\":1,\"data\":[1,2]},{\"data_base64\":\"AACAPwAAAEA=\","
+         "\"metadata\":\"{}\"}]}"},
+        {"/api/v1/databases/docs/vectors/get", "{\"ids\":[1,\"x\"],\"include\":[\"data\"]}"},
+        {"/api/v1/databases/docs/vectors/delete", "{\"ids\":[1,\"x\"]}"},
+        {"/api/v1/databases/docs/search",
+         "{\"data\":[1,2],\"top_k\":5,\"offset\":0,\"include\":[\"metadata\"],\"min_score\":0.5,"
+         "\"params\":{\"exact\":true,"
+         "\"ef\":10},\"explain\":false}"},
+        {"/api/v1/databases/docs/search/batch",
+         "{\"searches\":[{\"data\":[1,2]},{\"vector_id\":\"none\"}]}"},
+        {"/api/v1/export", "{\"format\":\"json\",\"databases\":[\"docs\"]}"},
+    };
+    create("docs", "{\"dimension\":2}");
+    for (size_t i = 0; i < sizeof bodies / sizeof *bodies; i++) {
+        for (size_t len = 1; len < strlen(bodies[i][1]); len++) {
+            char *body = strndup(bodies[i][1], len);
+            post(bodies[i][0], body);
+            if (a.status != 400 || strcmp(answer_code(&a), "invalid_json") != 0)
+                fail_msg("%s %s: %s", bodies[i][0], body, a.body);
+            free(body);
+        }
+    }
+    post("/api/v1/databases/docs/count", NULL);
+    assert_int_equal(number("count"), 0);
+}
+
 /* ---- databases ---- */
 
 static void a_database_is_created_described_and_deleted(void **unused)
@@ -527,7 +562,7 @@ static void wrong_vectors_are_refused_with_a_lesson(void **unused)
         {"{\"data\":[1,2,3],\"data\":[1,2,3]}", "invalid_request", "twice"},
         {"{\"data\":[1,2,3]", "invalid_json", "at byte 15"},
         {"[1]", "invalid_request", "object"},
-        {"", "invalid_request", "object"},
+        {"", "invalid_json", "byte 0"},
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         post("/api/v1/databases/docs/vectors", cases[i].body);
@@ -878,6 +913,7 @@ int main(void)
         T(unknown_fields_and_parameters_are_refused_by_name),
         T(bodies_are_checked_before_they_are_read),
         T(broken_json_says_where),
+        T(a_body_that_breaks_off_is_invalid_json),
         T(a_database_is_created_described_and_deleted),
         T(put_is_idempotent),
         T(a_name_may_be_in_the_body),
