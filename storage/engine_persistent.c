@@ -181,7 +181,6 @@ static enum err_code load(struct engine *e, struct file_cache *cache, struct err
     enum err_code rc =
         catalog_open(p->dir_fd, take_entry, &l, &p->catalog, &was_clean, &was_lost, err);
     if (rc) goto out;
-    if (was_lost) log_warning("the catalog is rebuilt from the files");
     /* From here the counts on disk are old: a catalog in use says so. */
     struct cache_walk walk = {.cache = cache};
     rc = catalog_rewrite(p->catalog, cache_walk_next, &walk, false, err);
