@@ -179,9 +179,9 @@ enum err_code search_batch(struct api_app *app, struct api_request *req, struct 
                            struct err *err)
 {
     struct database *db = NULL;
-    struct search_request *searches;
+    struct search_request *searches = NULL;
     struct json_scan s;
-    size_t count, top_k_max = 1;
+    size_t count = 0, top_k_max = 1;
     uint64_t took_ns, total_ns = 0;
 
     enum err_code rc = query_none(req, err);

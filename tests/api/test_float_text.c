@@ -45,6 +45,25 @@ static size_t shortest_printf(float f)
     return best;
 }
 
+/* printf() rounds to the nearest of as many digits; if that reads back, it is what we want too. */
+static void check_nearest(float f, const char *text)
+{
+    int digits = 0;
+    for (const char *p = text; *p && *p != 'e'; p++) {
+        if (*p >= '1' && *p <= '9')
+            digits++;
+        else if (*p == '0' && digits)
+            digits++;
+    }
+    for (const char *p = strchr(text, 'e') ? strchr(text, 'e') : text + strlen(text);
+         digits > 1 && p[-1] == '0' && !strchr(text, '.'); p--)
+        digits--;
+    char same[32];
+    snprintf(same, sizeof same, "%.*g", digits, f);
+    if (strtof(same, NULL) == f && strtod(same, NULL) != strtod(text, NULL))
+        fail_msg("%a printed as %s, nearest is %s", f, text, same);
+}
+
 static void check_written(float f, int length_too)
 {
     char text[FLOAT_TEXT_BYTES_MAX + 1];
@@ -57,6 +76,7 @@ static void check_written(float f, int length_too)
     assert_int_equal(float_text_parse(text, &end, &again), FLOAT_PARSED);
     assert_ptr_equal(end, text + n);
     assert_int_equal(bits_of(again), bits_of(f));
+    if (length_too && f != 0) check_nearest(f, text);
     if (length_too && !(f == 0 && signbit(f)) && n > shortest_printf(f))
         fail_msg("%a printed as %s, printf needs %zu bytes", f, text, shortest_printf(f));
 }
