@@ -74,12 +74,14 @@ struct wal {
     struct segment next;    /* prepared, fd -1: none */
     struct segment old[SEGMENTS_MAX];
     size_t old_count;
-    int spare;             /* number of a file that can be used again; -1: none */
-    uint64_t used_numbers; /* bit n: file n exists */
+    uint64_t used_numbers;   /* bit n: file n exists                                   */
+    uint64_t spares;         /* of them: hold nothing, can be used again               */
+    uint64_t durable_spares; /* of those: sure to keep its name if the power fails     */
     uint64_t sequence;
     uint64_t last_lsn;
-    uint64_t next_lsn; /* last_lsn + 1, or more after an unclean stop */
-    int previous_fd;   /* a segment that must be synced before the current one; -1: none */
+    uint64_t next_lsn;    /* last_lsn + 1, or more after an unclean stop */
+    int previous_fd;      /* a segment that must be synced before the current one; -1: none */
+    bool header_unsynced; /* of the current one */
     bool syncing;
     int broken_errno;
     uint64_t unsynced_since_ns;
@@ -255,7 +257,8 @@ enum err_code wal_sync(struct wal *wal, struct err *err)
     uint64_t wanted = wal->last_lsn;
     while (wal->syncing)
         mutex_wait(&wal->idle, &wal->mu);
-    if (!wal->broken_errno && (wal_durable_lsn(wal) < wanted || wal->previous_fd >= 0)) {
+    if (!wal->broken_errno &&
+        (wal_durable_lsn(wal) < wanted || wal->previous_fd >= 0 || wal->header_unsynced)) {
         uint64_t target = wal->last_lsn;
         int previous = wal->previous_fd, fd = wal->current.fd;
         wal->syncing = true;
@@ -278,6 +281,7 @@ enum err_code wal_sync(struct wal *wal, struct err *err)
             /* Pairs with wal_durable_lsn(). */
             atomic_store_explicit(&wal->durable_lsn, target, memory_order_release);
             if (wal->previous_fd == previous) wal->previous_fd = -1;
+            if (wal->current.fd == fd) wal->header_unsynced = false;
         }
         pthread_cond_broadcast(&wal->idle);
     }
@@ -354,24 +358,26 @@ enum err_code wal_prepare(struct wal *wal, struct err *err)
     if (wal->next.fd >= 0) return ERR_OK;
     struct segment seg = {.fd = -1, .end = WAL_HEADER_BYTES};
     char file_name[200];
-    int os_errno = 0;
     if (getrandom(&seg.salt, sizeof seg.salt, 0) != sizeof seg.salt)
         return err_os(err, errno, "get random numbers");
 
-    if (wal->spare >= 0) {
-        seg.number = wal->spare;
-        segment_name(wal, seg.number, file_name);
+    uint64_t numbers = wal->durable_spares ? wal->durable_spares : wal->spares;
+    if (!numbers) numbers = ~wal->used_numbers;
+    if (!numbers)
+        return err_set(err, ERR_OVERLOADED, "the log of \"%s\" has %d segments", wal->name,
+                       SEGMENTS_MAX);
+    seg.number = __builtin_ctzll(numbers);
+    uint64_t bit = 1ull << seg.number;
+    segment_name(wal, seg.number, file_name);
+    int os_errno = 0;
+    if (wal->durable_spares & bit) {
         os_errno = file_open(wal->dir_fd, file_name, O_RDWR, &seg.fd);
         if (!os_errno) os_errno = file_size(seg.fd, &seg.allocated);
     } else {
-        if (~wal->used_numbers == 0)
-            return err_set(err, ERR_OVERLOADED, "the log of \"%s\" has %d segments", wal->name,
-                           SEGMENTS_MAX);
-        seg.number = __builtin_ctzll(~wal->used_numbers);
-        segment_name(wal, seg.number, file_name);
         os_errno = file_open(wal->dir_fd, file_name, O_RDWR | O_CREAT | O_TRUNC, &seg.fd);
         if (!os_errno) {
-            wal->used_numbers |= 1ull << seg.number;
+            wal->used_numbers |= bit;
+            wal->spares |= bit;
             os_errno = file_allocate(seg.fd, 0, WAL_PREALLOCATED_BYTES);
             seg.allocated = WAL_PREALLOCATED_BYTES;
         }
@@ -381,11 +387,11 @@ enum err_code wal_prepare(struct wal *wal, struct err *err)
         if (!os_errno) os_errno = file_sync(wal->dir_fd);
     }
     if (os_errno) {
-        if (seg.fd >= 0) wal->spare = seg.number;
         file_close(seg.fd);
         return err_os(err, os_errno, "prepare log segment %s", file_name);
     }
-    wal->spare = -1;
+    wal->spares &= ~bit;
+    wal->durable_spares &= ~bit;
     wal->next = seg;
     return ERR_OK;
 }
@@ -412,6 +418,7 @@ enum err_code wal_switch(struct wal *wal, struct err *err)
     }
     wal->sequence = seg.sequence;
     wal->current = seg;
+    wal->header_unsynced = true;
     wal->next.fd = -1;
     mutex_unlock(&wal->mu);
     return ERR_OK;
@@ -438,19 +445,28 @@ void wal_drop_old(struct wal *wal)
     atomic_store_explicit(&wal->bytes, left, memory_order_relaxed);
 
     for (size_t i = 0; i < count; i++) {
-        char file_name[200];
-        segment_name(wal, old[i].number, file_name);
         /* One is kept for the next checkpoint: a file that exists needs no sync of the directory.
-         */
-        bool keep = wal->spare < 0 && old[i].fd >= 0;
+         * Nothing in it may pass for a log: an older copy of the .jvdb is not to be replayed with
+         * half of what it missed. */
+        bool keep = !wal->durable_spares && old[i].fd >= 0;
+        if (keep) {
+            struct segment nothing = {.fd = old[i].fd, .salt = old[i].salt};
+            keep = write_header(wal, &nothing) == 0;
+        }
         if (keep && old[i].allocated > WAL_PREALLOCATED_BYTES)
             keep = file_truncate(old[i].fd, WAL_PREALLOCATED_BYTES) == 0;
         file_close(old[i].fd);
-        if (keep) {
-            wal->spare = old[i].number;
-        } else if (file_unlink(wal->dir_fd, file_name) == 0) {
-            wal->used_numbers &= ~(1ull << old[i].number);
-        }
+        wal->spares |= 1ull << old[i].number;
+        if (keep) wal->durable_spares |= 1ull << old[i].number;
+    }
+    for (uint64_t left_over = wal->spares & ~wal->durable_spares; left_over;
+         left_over &= left_over - 1) {
+        char file_name[200];
+        int number = __builtin_ctzll(left_over);
+        segment_name(wal, number, file_name);
+        if (file_unlink(wal->dir_fd, file_name) != 0) continue;
+        wal->spares &= ~(1ull << number);
+        wal->used_numbers &= ~(1ull << number);
     }
 }
 
@@ -567,16 +583,23 @@ static enum err_code find_segments(struct wal *wal, struct segment found[SEGMENT
             return err_os(err, os_errno, "read log segment %s", file_name);
         }
         wal->used_numbers |= 1ull << i;
-        bool ours = memcmp(h.magic, WAL_MAGIC, sizeof h.magic) == 0 && h.crc == header_crc(&h) &&
-                    memcmp(h.uuid, wal->uuid, sizeof h.uuid) == 0;
-        if (ours && h.format_version != FORMAT_VERSION) {
+        static const struct disk_wal_header blank;
+        bool intact = memcmp(h.magic, WAL_MAGIC, sizeof h.magic) == 0 && h.crc == header_crc(&h);
+        bool ours = intact && memcmp(h.uuid, wal->uuid, sizeof h.uuid) == 0;
+        enum err_code rc = ERR_OK;
+        /* A header is written by one sector: blank, or whole, or damaged. */
+        if (!intact && memcmp(&h, &blank, sizeof h) != 0)
+            rc = err_set(err, ERR_CORRUPT, "the header of log segment %s is damaged", file_name);
+        else if (ours && h.format_version != FORMAT_VERSION)
+            rc = err_set(err, ERR_QUARANTINED, "log segment %s has format version %" PRIu32,
+                         file_name, h.format_version);
+        if (rc) {
             file_close(seg.fd);
-            return err_set(err, ERR_QUARANTINED, "log segment %s has format version %" PRIu32,
-                           file_name, h.format_version);
+            return rc;
         }
-        if (!ours || h.base_lsn == 0) { /* prepared, or left by another life of the name */
+        if (!ours || h.base_lsn == 0) { /* prepared, dropped, or left by another life of the name */
             file_close(seg.fd);
-            wal->spare = i;
+            wal->spares |= 1ull << i;
             continue;
         }
         seg.sequence = h.sequence;
@@ -626,7 +649,7 @@ enum err_code wal_open(const struct wal_options *options, wal_replay_fn *replay,
     memcpy(wal->uuid, options->uuid, sizeof wal->uuid);
     mutex_init(&wal->mu, LOCK_WAL);
     pthread_cond_init(&wal->idle, NULL);
-    wal->current.fd = wal->next.fd = wal->previous_fd = wal->spare = -1;
+    wal->current.fd = wal->next.fd = wal->previous_fd = -1;
     *found = (struct wal_recovery){0};
 
     struct replay rp = {.wal = wal,
