@@ -1,10 +1,14 @@
 #include "storage/id_index.h"
 
+#include <sched.h>
 #include <string.h>
 
 #include "storage/records.h"
 
-enum { LEVELS_MAX = 12 }; /* 84^12 keys */
+enum {
+    LEVELS_MAX = 12,    /* 84^12 keys */
+    SPINS_BUSY_MAX = 64 /* then the writer that is waited for gets the processor */
+};
 
 /* Readers and the writer meet in nodes: every field is read with acquire and written with release,
  * which is free on x86-64 and keeps the version check honest: nothing read before the second look
@@ -83,13 +87,21 @@ struct look {
     uint32_t version, count, level, right;
 };
 
-static bool look_begin(const struct index_node *node, struct look *l)
+/* Waits for a writer that is at work on the node.  False: nobody is, so the odd version came with a
+ * damaged file.  That is sure: the writer sets `writing` before it makes a version odd, and clears
+ * it after it made it even; who saw the one and then the other would see another version. */
+static bool look_begin(struct id_index *ix, const struct index_node *node, struct look *l)
 {
-    l->version = GET(node->version);
+    for (unsigned spins = 0; (l->version = GET(node->version)) & 1; spins++) {
+        if (!atomic_load_explicit(&ix->writing, memory_order_acquire) &&
+            GET(node->version) == l->version)
+            return false;
+        if (spins >= SPINS_BUSY_MAX) sched_yield();
+    }
     l->count = GET(node->count);
     l->level = GET(node->level);
     l->right = GET(node->right);
-    return !(l->version & 1);
+    return true;
 }
 
 static bool look_end(const struct index_node *node, const struct look *l)
@@ -108,20 +120,27 @@ static const struct index_node *node_read(struct id_index *ix, uint32_t node)
     return jvdb_file_read(ix->file, REGION_ID_INDEX, node);
 }
 
+uint64_t id_index_nodes_max(struct id_index *ix)
+{
+    return region_capacity(
+        &ix->file->shapes[REGION_ID_INDEX],
+        atomic_load_explicit(&ix->file->extent_count[REGION_ID_INDEX], memory_order_acquire));
+}
+
 /* Descend to the leaf where `key` belongs (NULL: the first leaf) and run at the leaf:
  * *position = rank(key).  `entry` gets the entry before (or_equal) or at the position. */
 static enum index_result descend(struct id_index *ix, const struct index_key *key,
                                  const struct index_node **leaf, struct look *at)
 {
     uint32_t ref = atomic_load_explicit(&ix->root, memory_order_acquire);
-    uint32_t level_above = LEVELS_MAX, hops = 0;
+    uint32_t level_above = LEVELS_MAX;
+    uint64_t hops = 0;
     if (ref == 0) return INDEX_MISSING;
     ref--;
     for (;;) {
         const struct index_node *node = node_read(ix, ref);
-        if (!node || hops++ > 1u << 20) return INDEX_DAMAGED; /* a forged loop of right links */
         struct look l;
-        if (!look_begin(node, &l)) continue;
+        if (!node || !look_begin(ix, node, &l)) return INDEX_DAMAGED;
         if (!look_sane(&l)) {
             if (look_end(node, &l)) return INDEX_DAMAGED;
             continue;
@@ -156,6 +175,7 @@ static enum index_result descend(struct id_index *ix, const struct index_key *ke
             if (l.level >= level_above) return INDEX_DAMAGED;
             level_above = l.level;
         }
+        if (++hops > id_index_nodes_max(ix)) return INDEX_DAMAGED; /* right links in a circle */
         ref = next;
     }
 }
@@ -197,8 +217,7 @@ enum index_result id_index_scan(struct id_index *ix, const struct index_key *aft
             if (found != INDEX_FOUND) return found;
         } else {
             node = node_read(ix, leaf - 1);
-            if (!node) return INDEX_DAMAGED;
-            if (!look_begin(node, &l)) continue;
+            if (!node || !look_begin(ix, node, &l)) return INDEX_DAMAGED;
             if (!look_sane(&l) || l.level != 0) {
                 if (look_end(node, &l)) return INDEX_DAMAGED;
                 continue;
@@ -221,11 +240,18 @@ enum index_result id_index_scan(struct id_index *ix, const struct index_key *aft
 
 uint64_t id_index_nodes_needed(const struct id_index *ix, uint64_t count)
 {
-    /* A leaf splits when it is full; each split makes room for half a node of keys.  So no more
-     * leaves split than there are, plus one for each half node of new keys. */
-    uint64_t half = INDEX_NODE_ENTRIES / 2;
-    uint64_t leaves = (count < ix->nodes ? count : ix->nodes) + count / half + 1;
-    return ix->nodes + leaves + leaves / half + 2 * (ix->levels + 2);
+    /* Level by level: a node splits when it is full, and each split makes room for half a node.  So
+     * no more nodes split than there are, plus one for each half node of what is put in; each adds
+     * one entry to the level above.  All but two nodes of a level are at least half full. */
+    const uint64_t half = INDEX_NODE_ENTRIES / 2;
+    uint64_t needed = ix->nodes + 2, splits = count,
+             there = ix->nodes; /* 2: roots over the roots */
+    for (uint32_t level = 0; level <= ix->levels || splits >= half; level++) {
+        splits = (splits < there ? splits : there) + splits / half + 1;
+        needed += splits;
+        there = there / half + 2;
+    }
+    return needed;
 }
 
 static struct index_node *node_change(struct id_index *ix, uint32_t node)
@@ -233,13 +259,15 @@ static struct index_node *node_change(struct id_index *ix, uint32_t node)
     return jvdb_file_change(ix->file, REGION_ID_INDEX, node);
 }
 
-static void change_begin(struct index_node *n)
+static void change_begin(struct id_index *ix, struct index_node *n)
 {
+    atomic_store_explicit(&ix->writing, true, memory_order_relaxed); /* see look_begin() */
     SET(n->version, n->version + 1);
 }
-static void change_end(struct index_node *n)
+static void change_end(struct id_index *ix, struct index_node *n)
 {
     SET(n->version, n->version + 1);
+    atomic_store_explicit(&ix->writing, false, memory_order_release);
 }
 
 /* Nobody can reach a new node before its link is stored: no version dance. */
@@ -255,14 +283,15 @@ static struct index_node *node_new(struct id_index *ix, uint32_t level, uint32_t
     return n;
 }
 
-static void insert_at(struct index_node *n, uint32_t position, const struct index_entry *e)
+static void insert_at(struct id_index *ix, struct index_node *n, uint32_t position,
+                      const struct index_entry *e)
 {
-    change_begin(n);
+    change_begin(ix, n);
     for (uint32_t i = n->count; i > position; i--)
         entry_set(&n->entries[i], &n->entries[i - 1]);
     entry_set(&n->entries[position], e);
     SET(n->count, n->count + 1);
-    change_end(n);
+    change_end(ix, n);
 }
 
 struct path {
@@ -276,7 +305,7 @@ static enum index_result find_path(struct id_index *ix, const struct index_key *
     uint32_t ref = atomic_load_explicit(&ix->root, memory_order_relaxed) - 1;
     for (uint32_t level = ix->levels; level-- > 0;) {
         const struct index_node *n = node_read(ix, ref);
-        bool damaged = !n || n->level != level || n->count > INDEX_NODE_ENTRIES;
+        bool damaged = !n || n->level != level || n->count > INDEX_NODE_ENTRIES || n->version & 1;
         if (damaged) return INDEX_DAMAGED;
         uint32_t i = rank(ix, n, n->count, key, level > 0, &damaged);
         if (damaged || (level > 0 && n->count == 0)) return INDEX_DAMAGED;
@@ -296,8 +325,8 @@ static enum index_result insert(struct id_index *ix, struct path *path, uint32_t
             struct index_node *root = node_new(ix, level, &number);
             if (!root || level + 1 >= LEVELS_MAX) return INDEX_DAMAGED;
             struct index_entry first = {.ref = old_root - 1};
-            if (level > 0) insert_at(root, 0, &first);
-            insert_at(root, level > 0 ? 1 : 0, &e);
+            if (level > 0) insert_at(ix, root, 0, &first);
+            insert_at(ix, root, level > 0 ? 1 : 0, &e);
             ix->levels++;
             atomic_store_explicit(&ix->root, number + 1, memory_order_release);
             return INDEX_FOUND;
@@ -306,7 +335,7 @@ static enum index_result insert(struct id_index *ix, struct path *path, uint32_t
         struct index_node *left = node_change(ix, left_number);
         if (!left) return INDEX_DAMAGED;
         if (left->count < INDEX_NODE_ENTRIES) {
-            insert_at(left, position, &e);
+            insert_at(ix, left, position, &e);
             return INDEX_FOUND;
         }
         /* Split.  Ascending ids come at the right edge: leave the left node full. */
@@ -319,14 +348,14 @@ static enum index_result insert(struct id_index *ix, struct path *path, uint32_t
         SET(right->count, left->count - keep);
         SET(right->right, left->right);
         entry_set(&right->bound, &left->bound);
-        if (position >= keep) insert_at(right, position - keep, &e);
+        if (position >= keep) insert_at(ix, right, position - keep, &e);
 
-        change_begin(left);
+        change_begin(ix, left);
         entry_set(&left->bound, &right->entries[0]);
         SET(left->right, number + 1);
         SET(left->count, keep);
-        change_end(left);
-        if (position < keep) insert_at(left, position, &e);
+        change_end(ix, left);
+        if (position < keep) insert_at(ix, left, position, &e);
 
         e = right->entries[0]; /* the separator for the level above */
         e.ref = number;
@@ -374,10 +403,10 @@ enum index_result id_index_remove(struct id_index *ix, const struct index_key *k
     if (leaf->entries[i].ref != slot) return INDEX_MISSING;
     struct index_node *n = node_change(ix, path.node[0]);
     if (!n) return INDEX_DAMAGED;
-    change_begin(n);
+    change_begin(ix, n);
     for (uint32_t k = i + 1; k < n->count; k++)
         entry_set(&n->entries[k - 1], &n->entries[k]);
     SET(n->count, n->count - 1);
-    change_end(n);
+    change_end(ix, n);
     return INDEX_FOUND;
 }

@@ -21,6 +21,7 @@
 struct id_index {
     struct jvdb_file *file;
     _Atomic uint32_t root; /* node + 1; 0: empty */
+    _Atomic bool writing;  /* some node's version is odd because of the writer */
     uint32_t levels;       /* the writer's */
     uint32_t nodes;
 };
@@ -43,6 +44,9 @@ enum index_result id_index_find(struct id_index *ix, const struct index_key *key
 enum index_result id_index_scan(struct id_index *ix, const struct index_key *after, uint32_t leaf,
                                 struct index_entry entries[INDEX_NODE_ENTRIES], uint32_t *count,
                                 uint32_t *next);
+
+/* R: no more nodes than these exist: who has followed more links than that goes in circles. */
+uint64_t id_index_nodes_max(struct id_index *ix);
 
 /* How many nodes the region must have room for before `count` keys are put. */
 uint64_t id_index_nodes_needed(const struct id_index *ix, uint64_t count);

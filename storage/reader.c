@@ -113,7 +113,10 @@ static const struct slot *visible_version(struct reader *r, uint32_t *slot_numbe
     struct database *db = r->db;
     uint32_t number = *slot_number;
     *damage = false;
-    for (uint64_t hops = 0; hops <= UINT32_MAX; hops++) {
+    uint32_t extents =
+        atomic_load_explicit(&db->file.extent_count[REGION_SLOTS], memory_order_acquire);
+    uint64_t slots = region_capacity(&db->file.shapes[REGION_SLOTS], extents);
+    for (uint64_t hops = 0; hops < slots; hops++) { /* more: a forged circle */
         const struct slot *s = jvdb_file_read(&db->file, REGION_SLOTS, number);
         if (!s) break;
         if (slot_is_visible(s, r->lsn, r->now_ms)) {
@@ -195,6 +198,7 @@ enum err_code reader_list(struct reader *r, const struct vector_id *after, const
     }
     struct index_entry entries[INDEX_NODE_ENTRIES];
     uint32_t count, leaf = 0;
+    uint64_t leaves = 0;
     do {
         uint32_t next;
         enum index_result found = id_index_scan(&r->db->index, from, leaf, entries, &count, &next);
@@ -217,6 +221,8 @@ enum err_code reader_list(struct reader *r, const struct vector_id *after, const
             given++;
             if (!fn(ctx, &row)) return ERR_OK;
         }
+        if (++leaves > id_index_nodes_max(&r->db->index))
+            return database_damaged(r->db, "the id index", err); /* leaves in a circle */
         leaf = next;
         from = NULL;
     } while (leaf);
