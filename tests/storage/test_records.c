@@ -40,10 +40,18 @@ static int tear_down(void **state)
     return 0;
 }
 
+/* Extent by extent, each followed by one of another region: what straddles two is in two places. */
 static void grow(struct fixture *fx, uint64_t bytes)
 {
     struct err err;
-    CHECK_OK(jvdb_file_grow(&fx->f, REGION_RECORDS, bytes, &err));
+    uint32_t extents = atomic_load(&fx->f.extent_count[REGION_RECORDS]);
+    while (region_capacity(&fx->f.shapes[REGION_RECORDS], extents) < bytes) {
+        extents++;
+        CHECK_OK(jvdb_file_grow(&fx->f, REGION_RECORDS,
+                                region_capacity(&fx->f.shapes[REGION_RECORDS], extents), &err));
+        CHECK_OK(jvdb_file_grow(&fx->f, REGION_SLOTS,
+                                region_capacity(&fx->f.shapes[REGION_SLOTS], extents), &err));
+    }
 }
 
 /* Texts that differ from place to place. */
