@@ -86,6 +86,7 @@ struct exchange {
     bool uri_too_long;
     bool out_of_time; /* past the drain's deadline: the job was not done */
     size_t body_cap;  /* of req.body, without the padding */
+    uint64_t discarded_bytes;
 
     /* a streamed body: the piece being filled, or being fed */
     char *piece;
@@ -704,9 +705,9 @@ static enum MHD_Result mhd_request(void *cls, struct MHD_Connection *mhd, const 
                                    const char *method, const char *version, const char *data,
                                    size_t *bytes, void **context)
 {
+    struct http_loop *l = cls;
     struct exchange *x = *context;
 
-    (void)cls;
     (void)mhd;
     (void)url;
     (void)version;
@@ -722,6 +723,17 @@ static enum MHD_Result mhd_request(void *cls, struct MHD_Connection *mhd, const 
             break;
         case EXCHANGE_STREAM:
             exchange_take_piece(x, data, bytes);
+            break;
+        case EXCHANGE_BUSY:
+            /* It comes with the next chunk of its buffer although the connection is suspended;
+             * what we do not take now it brings again. */
+            break;
+        case EXCHANGE_DISCARD:
+            x->discarded_bytes += *bytes;
+            *bytes = 0;
+            /* One more body of the greatest length is patience enough.  A streamed body has its
+             * deadline alone: its client should get to know how far the import came. */
+            if (!x->piece && x->discarded_bytes > l->http->options.body_bytes_max) return MHD_NO;
             break;
         default:
             *bytes = 0;
