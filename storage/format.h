@@ -91,7 +91,7 @@ struct disk_counts {
     uint32_t slot_count;    /* slots ever used */
     uint32_t dead_first;    /* oldest dead slot + 1, 0: none; the chain is slot.next_dead */
     uint32_t dead_last;
-    uint32_t index_root;   /* node number */
+    uint32_t index_root;   /* node + 1, 0: empty */
     uint32_t index_levels; /* 0: empty */
     uint32_t index_nodes;
 };
@@ -142,7 +142,7 @@ static_assert(sizeof(struct disk_record) == 32, "record");
 /* Region "id_index": nodes of a B+tree with right links, one block each (id_index.c). */
 struct index_entry {
     uint64_t key;     /* as slot.key                                    */
-    uint64_t text_at; /* as slot.record_at, of a record with the full text; 0 for integers */
+    uint64_t text_at; /* as slot.record_at, of a record with the full text; unused for integers */
     uint32_t ref;     /* leaf: slot; above: node                        */
     uint32_t text_bytes;
 };
@@ -215,7 +215,7 @@ static_assert(sizeof(struct disk_wal_op) == 48, "log operation");
 /* ---- .ckpt ---- */
 
 #define CKPT_MAGIC "JVCK"
-struct disk_ckpt_header { /* one block, zero-padded; the blocks follow, then their offsets */
+struct disk_ckpt_header { /* one block, zero-padded; the blocks follow, then their numbers */
     char magic[4];
     uint32_t format_version;
     uint8_t uuid[16];
