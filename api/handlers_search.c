@@ -34,9 +34,10 @@ static void put_hits(struct buf *out, const struct search_hit *hits, size_t coun
 
 /* Run one search and append its results.  `hits` has room for its top_k. */
 static enum err_code run(struct api_app *app, struct api_request *req, struct database *db,
-                         struct search_request *search, struct search_hit *hits, struct buf *out,
-                         uint64_t *took_ns, struct err *err)
+                         struct search_request *search, struct search_hit *hits,
+                         struct api_response *res, uint64_t *took_ns, struct err *err)
 {
+    struct buf *out = &res->body;
     struct row_format format = {.include = search->include,
                                 .dimension = database_schema(db)->dimension};
     struct reader r;
@@ -72,7 +73,7 @@ static enum err_code run(struct api_app *app, struct api_request *req, struct da
     if (app->options.slow_query_ms && *took_ns / 1000000 >= app->options.slow_query_ms)
         log_warning("slow search: %.1f ms in database \"%s\", top_k %zu, %zu results [request %s]",
                     (double)*took_ns * 1e-6, database_name(db), search->query.top_k, count,
-                    req->request_id ? req->request_id : "-");
+                    res->request_id);
     return ERR_OK;
 }
 
@@ -104,7 +105,7 @@ enum err_code search_one(struct api_app *app, struct api_request *req, struct ap
     }
     struct buf *out = answer_json(res, 200);
     buf_str(out, "{\"results\":");
-    rc = run(app, req, db, &search, hits, out, &took_ns, err);
+    rc = run(app, req, db, &search, hits, res, &took_ns, err);
     if (rc) goto out;
     buf_printf(out, ",\"took_us\":%" PRIu64 ",\"complete\":true,\"strategy\":\"exact\"",
                took_ns / 1000);
@@ -207,7 +208,7 @@ enum err_code search_batch(struct api_app *app, struct api_request *req, struct 
     buf_str(out, "{\"results\":[");
     for (size_t i = 0; i < count; i++) {
         if (i) buf_str(out, ",");
-        rc = run(app, req, db, &searches[i], hits, out, &took_ns, err);
+        rc = run(app, req, db, &searches[i], hits, res, &took_ns, err);
         if (rc) goto out;
         total_ns += took_ns;
     }
