@@ -306,7 +306,7 @@ static void the_dump_of_a_database_can_be_opened_and_read(void **state)
     struct manifest manifest;
     struct err err;
     int fd = -1;
-    write_dump("jvdb", "docs.jvdb", 118784);
+    write_dump("jvdb", "docs.jvdb", 102400);
     assert_int_equal(file_open(dir_fd, "docs.jvdb", O_RDWR, &fd), 0);
     assert_int_equal(superblock_read(fd, "docs.jvdb", &sb, &err), ERR_OK);
     assert_int_equal(jvdb_file_init(&file, dir_fd, "docs.jvdb", sb.uuid, 1, &err), ERR_OK);
