@@ -432,12 +432,18 @@ static uint64_t next_lsn(struct database *db)
     return db->wal ? wal_next_lsn(db->wal) : db->last_lsn + 1;
 }
 
-/* Slots that died in a finished checkpoint are free once the readers of that time have left. */
+/* Slots that died in a finished checkpoint are free once the readers of that time have left.  In
+ * memory there is no checkpoint that could refer to them: only readers count. */
 static void advance_reuse(struct database *db)
 {
-    if (!db->reuse_next.lsn || !epoch_passed(db->reuse_next.epoch)) return;
-    db->reuse_lsn = db->reuse_next.lsn;
-    db->reuse_next.lsn = 0;
+    if (db->reuse_next.lsn && epoch_passed(db->reuse_next.epoch)) {
+        db->reuse_lsn = db->reuse_next.lsn;
+        db->reuse_next.lsn = 0;
+    }
+    if (!db->wal && !db->reuse_next.lsn && db->reuse_lsn < db->last_lsn) {
+        db->reuse_next.lsn = db->last_lsn;
+        db->reuse_next.epoch = epoch_now();
+    }
 }
 
 /* Choose a slot and a place for the record of each row; nothing changes. */
