@@ -177,6 +177,8 @@ static const struct field fields[] = {
     FIELD(disk_catalog_record, dead_count),
     FIELD(disk_catalog_record, file_bytes),
     FIELD(disk_catalog_record, last_lsn),
+    FIELD(disk_catalog_record, flags),
+    FIELD(disk_catalog_record, reserved),
     FIELD(disk_catalog_record, schema),
 };
 enum { FIELD_COUNT = sizeof fields / sizeof *fields };
@@ -305,10 +307,11 @@ static void the_dump_of_a_database_can_be_opened_and_read(void **state)
     struct jvdb_file file;
     struct manifest manifest;
     struct err err;
+    bool alike = true;
     int fd = -1;
     write_dump("jvdb", "docs.jvdb", 102400);
     assert_int_equal(file_open(dir_fd, "docs.jvdb", O_RDWR, &fd), 0);
-    assert_int_equal(superblock_read(fd, "docs.jvdb", &sb, &err), ERR_OK);
+    assert_int_equal(superblock_read(fd, "docs.jvdb", &sb, &alike, &err), ERR_OK);
     assert_int_equal(jvdb_file_init(&file, dir_fd, "docs.jvdb", sb.uuid, 1, &err), ERR_OK);
     assert_int_equal(manifest_read(fd, &sb, &file, &manifest, &err), ERR_OK);
     assert_int_equal(manifest.schema.dimension, 4);
@@ -389,7 +392,7 @@ static void check_entry(void *ctx, const struct catalog_entry *entry)
 static void the_dump_of_a_catalog_can_be_read(void **state)
 {
     (void)state;
-    write_dump("catalog", ".catalog", 192);
+    write_dump("catalog", ".catalog", 208);
     struct catalog *catalog = NULL;
     struct err err;
     bool was_clean = false, was_lost = true;
