@@ -105,8 +105,8 @@ static void ckpt_begin(struct ckpt_writer *w, const struct database *db, uint64_
     ckpt_bytes(w, block, sizeof block);
 }
 
-/* The offsets and the footer; then all of it durable, with its name. */
-static int ckpt_finish(struct ckpt_writer *w, int dir_fd)
+/* The offsets and the footer. */
+static void ckpt_finish(struct ckpt_writer *w)
 {
     ckpt_bytes(w, w->blocks, w->count * sizeof w->blocks[0]);
     struct disk_ckpt_footer f = {.block_count = w->count};
@@ -115,9 +115,13 @@ static int ckpt_finish(struct ckpt_writer *w, int dir_fd)
     f.crc = crc32c(w->crc, &f, offsetof(struct disk_ckpt_footer, crc));
     ckpt_bytes(w, &f, sizeof f);
     ckpt_flush(w);
-    if (!w->os_errno) w->os_errno = file_datasync(w->fd);
-    if (!w->os_errno) w->os_errno = file_sync(dir_fd);
-    return w->os_errno;
+}
+
+/* All of it durable, with its name. */
+static int ckpt_sync(const struct ckpt_writer *w, int dir_fd)
+{
+    int os_errno = file_datasync(w->fd);
+    return os_errno ? os_errno : file_sync(dir_fd);
 }
 
 static void ckpt_deinit(struct ckpt_writer *w)
@@ -507,15 +511,18 @@ static enum err_code save(struct run *run, struct err *err)
     }
     ckpt_begin(&run->out, db, run->generation, run->lsn);
     bool good = save_blocks(run);
-    if (good) save_summary(run);
+    if (good) {
+        save_summary(run);
+        ckpt_finish(&run->out);
+    }
     if (!good || run->out.os_errno) {
         os_errno = run->out.os_errno;
         undo(run);
         if (good) return err_os(err, os_errno, "write the checkpoint of \"%s\"", db->name);
         return database_damaged(db, "a block of checksums", err);
     }
-    /* Running out of space is no failed sync: the write tells, before the sync is tried. */
-    os_errno = ckpt_finish(&run->out, db->dir_fd);
+    /* Running out of space is no failed sync: the next try writes another file. */
+    os_errno = ckpt_sync(&run->out, db->dir_fd);
     if (os_errno == ENOSPC || os_errno == EDQUOT) {
         undo(run);
         return err_os(err, os_errno, "write the checkpoint of \"%s\"", db->name);
