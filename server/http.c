@@ -44,6 +44,7 @@ enum {
     CONNECTION_BYTES = 32 * 1024,
     BODY_PADDING = 64, /* zero bytes behind a body, for parsers that look ahead */
     BODY_FIRST_BYTES = 64 * 1024,
+    DISCARD_BYTES_MAX = 16 * 1024 * 1024, /* behind a body that was too long, before we hang up */
     BODIES_MAX = 16,          /* bodies of the greatest length that may be in memory at once */
     PIECE_BYTES = 256 * 1024, /* of a streamed body */
     BLOCK_BYTES = 64 * 1024,  /* of a streamed answer */
@@ -705,9 +706,9 @@ static enum MHD_Result mhd_request(void *cls, struct MHD_Connection *mhd, const 
                                    const char *method, const char *version, const char *data,
                                    size_t *bytes, void **context)
 {
-    struct http_loop *l = cls;
     struct exchange *x = *context;
 
+    (void)cls;
     (void)mhd;
     (void)url;
     (void)version;
@@ -731,9 +732,9 @@ static enum MHD_Result mhd_request(void *cls, struct MHD_Connection *mhd, const 
         case EXCHANGE_DISCARD:
             x->discarded_bytes += *bytes;
             *bytes = 0;
-            /* One more body of the greatest length is patience enough.  A streamed body has its
-             * deadline alone: its client should get to know how far the import came. */
-            if (!x->piece && x->discarded_bytes > l->http->options.body_bytes_max) return MHD_NO;
+            /* A streamed body has its deadline alone: its client should get to know how far the
+             * import came. */
+            if (!x->piece && x->discarded_bytes > DISCARD_BYTES_MAX) return MHD_NO;
             break;
         default:
             *bytes = 0;
