@@ -369,7 +369,7 @@ def test_a_chunked_body_is_limited_too(daemons):
     head = (b"POST /api/v1/databases/docs/vectors HTTP/1.1\r\nHost: x\r\n"
             b"Content-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n")
     chunk = b"1000\r\n" + b" " * 4096 + b"\r\n"
-    answer, = daemon.raw(head + chunk * 40 + b"0\r\n\r\n", ["POST"])
+    answer, = daemon.raw(head + chunk * 17 + b"0\r\n\r\n", ["POST"])
     assert answer.status == 413 and answer.json()["error"]["code"] == "payload_too_large"
 
 

@@ -92,8 +92,8 @@ GAUGES = {"databases": r"databases", "vectors": r"vectors", "bytes": r"(storage_
           "pending index work": r"\w*index\w*pending\w*|\w*pending\w*", "scrub progress": r"scrub_\w+"}
 
 
-def test_every_series_exists_from_the_start(any_daemon):
-    families = parse(any_daemon.metrics())
+def test_every_series_exists_from_the_start(daemons, engine):
+    families = parse(daemons(persistence_type=engine).metrics())
     assert all(name.startswith("jadevectordb_") for name in families), list(families)
     for kind, names in EVER.items():
         for name in names:

@@ -7,6 +7,7 @@ import pathlib
 import re
 import signal
 import socket
+import struct
 import subprocess
 import time
 
@@ -123,6 +124,25 @@ def test_idle_connections_do_not_hold_up_a_stop(daemon):
     print(f"stopped after {time.monotonic() - began:.2f} s")
     for sock in idle:
         sock.close()
+
+
+@pytest.mark.parametrize("how", ["end", "reset"])
+def test_clients_that_went_away_in_the_middle_do_not_hold_up_a_stop(daemon, how):
+    """Their last bytes and the end of their stream arrive at once."""
+    daemon.create("x", 2)
+    head = (b"POST /api/v1/databases/x/vectors HTTP/1.1\r\nHost: x\r\n"
+            b"Content-Type: application/json\r\nContent-Length: 1000\r\n\r\n")
+    for data in (b"G", b"GET /health HTTP/1.1\r\n", head, head + b'{"vector_id"', head + b" " * 999):
+        sock = socket.create_connection(("127.0.0.1", daemon.port), REQUEST_S)
+        sock.sendall(data)
+        if how == "reset":
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        sock.close()
+    daemon.get("/health", root=True)
+    began = time.monotonic()
+    daemon.stop()
+    took = time.monotonic() - began
+    assert took < 3 * TIME_SCALE, f"stopping took {took:.1f} s"
 
 
 def test_a_stopped_daemon_leaves_its_port_to_the_next(daemon):
