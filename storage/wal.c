@@ -623,7 +623,9 @@ static enum err_code replay_all(struct replay *rp, struct segment *segs, size_t 
         for (size_t k = i + 1; k < count; k++)
             if (segs[k].after_lsn + 1 < end_lsn) end_lsn = segs[k].after_lsn + 1;
 
-        bool needed = end_lsn > rp->checkpoint_lsn + 1;
+        /* Of a segment that a recovery superseded from its start on, nothing counts: it went on
+         * behind records that were lost. */
+        bool needed = end_lsn > rp->checkpoint_lsn + 1 && end_lsn > segs[i].after_lsn + 1;
         if (needed && !rp->cut_lsn && segs[i].after_lsn > rp->lsn)
             return err_set(err, ERR_CORRUPT,
                            "the log of \"%s\" has nothing between LSN %" PRIu64 " and %" PRIu64

@@ -291,6 +291,28 @@ static void after_a_torn_tail_the_log_goes_on_and_the_tail_stays_gone(void **sta
     wal_close(wal);
 }
 
+/* Power loss can keep a segment and lose what came before it. */
+static void segments_behind_a_torn_one_are_superseded_with_it(void **state)
+{
+    (void)state;
+    struct wal *wal = new_log();
+    append_many(wal, 1, 4);
+    go_on(wal);
+    append_many(wal, 5, 6);
+    wal_close(wal);
+    flip_byte(data_fd, "db.wal.0",
+              WAL_HEADER_BYTES + record_bytes(1) + record_bytes(2) + record_bytes(3) + 41);
+    wal = open_log(data_fd, 0);
+    assert_seen(1, 3);
+    go_on(wal);
+    append_many(wal, 4, 8);
+    wal_close(wal);
+    for (int twice = 0; twice < 2; twice++) {
+        wal_close(open_log(data_fd, 0));
+        assert_seen(1, 8);
+    }
+}
+
 static void damage_that_a_later_record_proves_is_refused_at_every_byte(void **state)
 {
     (void)state;
@@ -819,6 +841,7 @@ int main(void)
         temp_dir_test(a_log_of_a_newer_format_is_left_alone),
         temp_dir_test(a_cut_at_any_byte_drops_only_the_tail),
         temp_dir_test(after_a_torn_tail_the_log_goes_on_and_the_tail_stays_gone),
+        temp_dir_test(segments_behind_a_torn_one_are_superseded_with_it),
         temp_dir_test(damage_that_a_later_record_proves_is_refused_at_every_byte),
         temp_dir_test(damage_before_the_checkpoint_is_not_judged),
         temp_dir_test(a_damaged_header_of_a_started_segment_is_refused),
