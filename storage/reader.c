@@ -132,20 +132,34 @@ static const struct slot *visible_version(struct reader *r, uint32_t *slot_numbe
     return NULL;
 }
 
+/* The index was read before the slot it names was looked at: meanwhile that slot, if its row was
+ * dead, may have been used again for a newer row of another id, and visible_version() has followed
+ * that one's past. */
+static bool slot_has_id(struct reader *r, const struct slot *s, const struct index_key *id)
+{
+    if (s->key != id->key || s->text_bytes != id->text_bytes) return false;
+    if (s->text_bytes <= sizeof s->key) return true;
+    char copy[ID_BYTES_MAX];
+    const char *text = records_text(&r->db->file, s->record_at, s->text_bytes, copy);
+    /* Damage is found when the row is read. */
+    return !text || !id->text || memcmp(text, id->text, s->text_bytes) == 0;
+}
+
 enum err_code reader_get(struct reader *r, const struct vector_id *id, struct row *row,
                          struct err *err)
 {
     enum err_code rc = database_check_readable(r->db, err);
     if (rc) return rc;
     struct index_key key = index_key_of(id);
-    uint32_t slot = 0;
+    uint32_t newest = 0;
     bool damage = false;
     const struct slot *s = NULL;
-    enum index_result found = id_index_find(&r->db->index, &key, &slot);
+    enum index_result found = id_index_find(&r->db->index, &key, &newest);
     if (found == INDEX_DAMAGED) return database_damaged(r->db, "the id index", err);
+    uint32_t slot = newest;
     if (found == INDEX_FOUND) s = visible_version(r, &slot, &damage);
     if (damage) return database_damaged(r->db, "a slot", err);
-    if (!s) {
+    if (!s || (slot != newest && !slot_has_id(r, s, &key))) {
         char text[80];
         vector_id_format(id, text, sizeof text);
         return err_set(err, ERR_VECTOR_NOT_FOUND, "database \"%s\" has no vector \"%s\"",
@@ -210,6 +224,14 @@ enum err_code reader_list(struct reader *r, const struct vector_id *after, const
             const struct slot *s = visible_version(r, &slot, &damage);
             if (damage) return database_damaged(r->db, "a slot", err);
             if (!s) continue;
+            if (slot != entries[i].ref) {
+                char copy[ID_BYTES_MAX];
+                const struct index_entry *e = &entries[i];
+                struct index_key id = {.key = e->key, .text_bytes = e->text_bytes};
+                if (id.text_bytes)
+                    id.text = records_text(&r->db->file, e->text_at, e->text_bytes, copy);
+                if (!slot_has_id(r, s, &id)) continue;
+            }
             struct row row;
             rc = slot_row(r, slot, s, &row, err);
             if (rc) return rc;

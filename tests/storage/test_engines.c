@@ -500,6 +500,45 @@ static void rows_are_listed_in_id_order_with_prefix_and_cursor(void **state)
     service_release(db);
 }
 
+struct update_while_listing {
+    struct database *db;
+    uint64_t numbers[8];
+    size_t count;
+};
+
+static bool update_nine(void *ctx, const struct row *row)
+{
+    struct update_while_listing *u = ctx;
+    assert_true(u->count < 8);
+    u->numbers[u->count++] = row->id.number;
+    if (row->id.number == 0) test_put_number(u->db, 9, 2); /* takes the slot of 5 or 6 */
+    return true;
+}
+
+static void a_slot_used_again_for_another_id_is_not_taken_for_the_old_one(void **state)
+{
+    struct fixture *fx = *state;
+    struct err err;
+    test_create(fx->svc, "s", 4, METRIC_COSINE);
+    struct update_while_listing u = {.db = test_acquire(fx->svc, "s")};
+    for (uint64_t number = 0; number < 10; number++)
+        test_put_number(u.db, number, 1);
+    assert_int_equal(test_delete(u.db, number_id(5)), 1);
+    assert_int_equal(test_delete(u.db, number_id(6)), 1);
+    flush(fx, "s");
+    test_put_number(u.db, 20, 1); /* in memory, slots become free one write later */
+    struct reader r;
+    bool more;
+    reader_begin(u.db, &r);
+    CHECK_OK(reader_list(&r, NULL, NULL, 0, 8, update_nine, &u, &more, &err));
+    reader_end(&r);
+    static const uint64_t expected[8] = {0, 1, 2, 3, 4, 7, 8, 9};
+    assert_int_equal(u.count, 8);
+    for (size_t i = 0; i < 8; i++)
+        assert_int_equal(u.numbers[i], expected[i]);
+    service_release(u.db);
+}
+
 struct churn {
     struct database *db;
     _Atomic bool done;
@@ -897,6 +936,7 @@ int main(void)
         TEST(assigned_ids_follow_the_highest_number),
         TEST(a_delete_counts_what_existed_once),
         TEST(rows_are_listed_in_id_order_with_prefix_and_cursor),
+        TEST(a_slot_used_again_for_another_id_is_not_taken_for_the_old_one),
         TEST(a_cursor_meets_every_row_once_while_others_write),
         TEST(a_reader_sees_the_moment_it_began),
         TEST(a_batch_is_never_half_visible),
