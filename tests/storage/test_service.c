@@ -91,7 +91,7 @@ static void a_restart_gives_everything_back(void **state)
     struct err err;
     bool created;
     for (uint32_t i = 0; i < 8; i++) {
-        char name[16], options[32];
+        char name[32], options[32];
         snprintf(name, sizeof name, "db%u", i);
         snprintf(options, sizeof options, "{\"n\":%u}", i);
         struct schema schema = {.dimension = 1 + i * 5,
@@ -105,7 +105,7 @@ static void a_restart_gives_everything_back(void **state)
     stop(fx);
     start(fx);
     for (uint32_t i = 0; i < 8; i++) {
-        char name[16], options[32];
+        char name[32], options[32];
         snprintf(name, sizeof name, "db%u", i);
         snprintf(options, sizeof options, "{\"n\":%u}", i);
         struct database_info info;
@@ -422,7 +422,7 @@ static void a_file_of_junk_is_quarantined_and_the_rest_works(void **state)
     stop(fx);
     static const size_t sizes[] = {0, 1, 4096, 70000};
     for (size_t i = 0; i < 4; i++) {
-        char name[24];
+        char name[32];
         snprintf(name, sizeof name, "junk%u.jvdb", (unsigned)i);
         write_file(fx, name, sizes[i]);
     }
@@ -434,7 +434,7 @@ static void a_file_of_junk_is_quarantined_and_the_rest_works(void **state)
     for (int round = 0; round < 2; round++) {
         start(fx);
         for (unsigned i = 0; i < 4; i++) {
-            char name[24];
+            char name[32];
             struct database *db;
             snprintf(name, sizeof name, "junk%u", i);
             assert_int_equal(service_acquire(fx->svc, name, true, &db, &err), ERR_QUARANTINED);
@@ -507,7 +507,7 @@ static void a_flush_of_all_takes_closed_databases_too(void **state)
     options.max_open_files = 5;
     CHECK_OK(service_open(&options, &fx->svc, &err));
     for (int i = 0; i < 12; i++) {
-        char name[16];
+        char name[32];
         snprintf(name, sizeof name, "f%d", i);
         test_create(fx->svc, name, 3, METRIC_COSINE);
         fill(fx, name, 10);
@@ -518,7 +518,7 @@ static void a_flush_of_all_takes_closed_databases_too(void **state)
     assert_int_equal(flushed, 12);
     struct fixture other = {.dir = test_dir_new()};
     for (int i = 0; i < 12; i++) {
-        char name[16];
+        char name[32];
         snprintf(name, sizeof name, "f%d.jvdb", i);
         test_file_copy(fx->dir, name, other.dir, name);
     }
@@ -526,7 +526,7 @@ static void a_flush_of_all_takes_closed_databases_too(void **state)
     assert_int_equal(flushed, 0);
     start(&other);
     for (int i = 0; i < 12; i++) {
-        char name[16];
+        char name[32];
         snprintf(name, sizeof name, "f%d", i);
         check_filled(&other, name, 10);
     }
@@ -564,7 +564,7 @@ static void of_eight_who_make_one_name_one_succeeds(void **state)
         pthread_t threads[HANDS];
         pthread_barrier_t barrier;
         pthread_barrier_init(&barrier, NULL, HANDS);
-        char name[16];
+        char name[32];
         snprintf(name, sizeof name, "one%d", round);
         for (int i = 0; i < HANDS; i++) {
             makers[i] = (struct maker){
