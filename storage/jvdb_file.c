@@ -262,7 +262,10 @@ static enum err_code add_extent(struct jvdb_file *f, enum region_id region, stru
         next->extents[region] = grown;
         v->owns_maps = false; /* now the new view's; only writers look at this */
         f->extent_cap[region] = cap;
+        /* A checkpoint looks at the view under this lock and in no epoch section. */
+        mutex_lock(&f->blocks);
         publish_view(f, next, extents);
+        mutex_unlock(&f->blocks);
     } else {
         extents[count] = at; /* readers look only below extent_count */
     }
