@@ -95,6 +95,7 @@ static bool parse(const char *bytes, uint64_t size, uint64_t at, struct disk_cat
 
 struct parsed {
     struct catalog_entry entry;
+    enum catalog_type type;
     uint64_t order; /* of the record in the file */
 };
 
@@ -106,15 +107,30 @@ static int by_name(const void *a, const void *b)
     return x->order < y->order ? -1 : x->order > y->order;
 }
 
-/* Hand over the last state of each name, and every tombstone: its uuid is never taken in again. */
+/* The records of one name, in order: the last says what it is; a tombstone counts until it is
+ * forgotten. */
+static void hand_over_name(struct parsed *all, size_t count, catalog_entry_fn *fn, void *ctx)
+{
+    for (size_t i = 0; i < count; i++) {
+        if (all[i].type == CATALOG_DATABASE && i + 1 == count) fn(ctx, &all[i].entry);
+        if (all[i].type != CATALOG_DROPPED) continue;
+        bool forgotten = false;
+        for (size_t k = i + 1; k < count && !forgotten; k++)
+            forgotten = all[k].type == CATALOG_FORGOTTEN &&
+                        memcmp(all[k].entry.uuid, all[i].entry.uuid, 16) == 0;
+        if (!forgotten) fn(ctx, &all[i].entry);
+    }
+}
+
 static void hand_over(struct parsed *all, size_t count, bool was_clean, catalog_entry_fn *fn,
                       void *ctx)
 {
     if (count) qsort(all, count, sizeof all[0], by_name);
-    for (size_t i = 0; i < count; i++) {
-        bool last = i + 1 == count || strcmp(all[i].entry.name, all[i + 1].entry.name) != 0;
+    for (size_t i = 0, end; i < count; i = end) {
         all[i].entry.counts_known = all[i].entry.counts_known && was_clean;
-        if (last || all[i].entry.dropped) fn(ctx, &all[i].entry);
+        for (end = i + 1; end < count && strcmp(all[i].entry.name, all[end].entry.name) == 0; end++)
+            all[end].entry.counts_known = all[end].entry.counts_known && was_clean;
+        hand_over_name(&all[i], end - i, fn, ctx);
     }
     for (size_t i = 0; i < count; i++)
         mem_free(all[i].entry.schema.options);
@@ -152,7 +168,7 @@ static enum err_code read_all(struct catalog *c, uint64_t size, catalog_entry_fn
     while (at < size && parse(bytes, size, at, &r, &e)) {
         at += r.bytes;
         *was_clean = r.type == CATALOG_CLEAN;
-        if (r.type != CATALOG_DATABASE && r.type != CATALOG_DROPPED) {
+        if (r.type == CATALOG_CLEAN || r.type == CATALOG_IN_USE) {
             mem_free(e.schema.options);
             continue;
         }
@@ -163,7 +179,7 @@ static enum err_code read_all(struct catalog *c, uint64_t size, catalog_entry_fn
             mem_free(all);
             all = grown;
         }
-        all[count++] = (struct parsed){e, at};
+        all[count++] = (struct parsed){e, r.type, at};
     }
     if (at < size) {
         log_warning("the catalog is torn or damaged at byte %" PRIu64 "; the files fill the gap",
@@ -220,6 +236,15 @@ enum err_code catalog_drop(struct catalog *c, const char *name, const uint8_t uu
     memcpy(e.name, name, strlen(name));
     memcpy(e.uuid, uuid, sizeof e.uuid);
     return append_one(c, CATALOG_DROPPED, &e, err);
+}
+
+enum err_code catalog_forget(struct catalog *c, const char *name, const uint8_t uuid[16],
+                             struct err *err)
+{
+    struct catalog_entry e = {0};
+    memcpy(e.name, name, strlen(name));
+    memcpy(e.uuid, uuid, sizeof e.uuid);
+    return append_one(c, CATALOG_FORGOTTEN, &e, err);
 }
 
 enum err_code catalog_rewrite(struct catalog *c, bool (*next)(void *ctx, struct catalog_entry *e),

@@ -24,7 +24,7 @@ struct catalog_entry {
     bool dropped;      /* a tombstone: its files may still be there */
 };
 
-/* Called for each entry that the catalog holds, last state only. */
+/* Called for each database that the catalog holds, and for each tombstone that is not forgotten. */
 typedef void catalog_entry_fn(void *ctx, const struct catalog_entry *entry);
 
 /* *was_clean: the last stop was; only then entries have counts_known.  *was_lost: there was no
@@ -37,6 +37,9 @@ MUST_CHECK enum err_code catalog_add(struct catalog *c, const struct catalog_ent
                                      struct err *err);
 MUST_CHECK enum err_code catalog_drop(struct catalog *c, const char *name, const uint8_t uuid[16],
                                       struct err *err);
+/* The files of a dropped database are gone: its tombstone has done its work. */
+MUST_CHECK enum err_code catalog_forget(struct catalog *c, const char *name, const uint8_t uuid[16],
+                                        struct err *err);
 /* Write the catalog anew: `next` fills the next entry and returns false at the end. */
 MUST_CHECK enum err_code catalog_rewrite(struct catalog *c,
                                          bool (*next)(void *ctx, struct catalog_entry *entry),

@@ -5,6 +5,7 @@
  * last notes it in the catalog: a crash before that leaves a file that the next start adopts, which
  * is the same empty database.  DROP notes a tombstone first, then unlinks: a crash in between
  * leaves files whose uuid is known to be dead, which the next start removes.
+ * Once they are gone the tombstone is forgotten, so that a backup of it can be put back.
  */
 #include <dirent.h>
 #include <errno.h>
@@ -27,11 +28,19 @@ enum {
     KEPT_LOG_BYTES_MAX = 1 << 20, /* a longer log is checkpointed when its database is closed */
 };
 
+/* Dropped databases whose files may still be there. */
+struct tombstones {
+    struct mutex mu; /* LOCK_LEAF */
+    struct catalog_entry *entries;
+    size_t count, cap;
+};
+
 struct persistent {
     struct engine engine;
     int dir_fd;
     struct catalog *catalog;
     struct syncer *syncer;
+    struct tombstones dead;
 };
 
 static struct persistent *self(struct engine *e)
@@ -41,37 +50,48 @@ static struct persistent *self(struct engine *e)
 
 /* ---- start ---- */
 
-struct tombstones {
-    uint8_t (*uuids)[16];
-    size_t count, cap;
-};
-
 struct loading {
     struct persistent *p;
     struct file_cache *cache;
-    struct tombstones dead;
 };
 
 static bool is_dead(const struct tombstones *t, const uint8_t uuid[16])
 {
     for (size_t i = 0; i < t->count; i++)
-        if (memcmp(t->uuids[i], uuid, 16) == 0) return true;
+        if (memcmp(t->entries[i].uuid, uuid, 16) == 0) return true;
     return false;
+}
+
+static void bury(struct tombstones *t, const char *name, const uint8_t uuid[16])
+{
+    mutex_lock(&t->mu);
+    if (t->count == t->cap) {
+        t->cap = t->cap ? t->cap * 2 : 16;
+        struct catalog_entry *grown = mem_zalloc(t->cap * sizeof *grown);
+        if (t->count) memcpy(grown, t->entries, t->count * sizeof *grown);
+        mem_free(t->entries);
+        t->entries = grown;
+    }
+    struct catalog_entry *e = &t->entries[t->count++];
+    *e = (struct catalog_entry){.dropped = true};
+    memcpy(e->name, name, strlen(name));
+    memcpy(e->uuid, uuid, sizeof e->uuid);
+    mutex_unlock(&t->mu);
+}
+
+static void unbury(struct tombstones *t, const uint8_t uuid[16])
+{
+    mutex_lock(&t->mu);
+    for (size_t i = 0; i < t->count; i++)
+        if (memcmp(t->entries[i].uuid, uuid, 16) == 0) t->entries[i--] = t->entries[--t->count];
+    mutex_unlock(&t->mu);
 }
 
 static void take_entry(void *ctx, const struct catalog_entry *ce)
 {
     struct loading *l = ctx;
     if (ce->dropped) {
-        struct tombstones *t = &l->dead;
-        if (t->count == t->cap) {
-            t->cap = t->cap ? t->cap * 2 : 16;
-            uint8_t(*grown)[16] = mem_zalloc(t->cap * sizeof *grown);
-            if (t->count) memcpy(grown, t->uuids, t->count * sizeof *grown);
-            mem_free(t->uuids);
-            t->uuids = grown;
-        }
-        memcpy(t->uuids[t->count++], ce->uuid, 16);
+        bury(&l->p->dead, ce->name, ce->uuid);
         return;
     }
     struct cache_entry e = {
@@ -103,6 +123,17 @@ static enum err_code remove_files(struct persistent *p, const char *name, struct
     return os_errno ? err_os(err, os_errno, "sync the storage directory") : ERR_OK;
 }
 
+/* It is dropped already, as far as the next start is concerned: a failure only leaves that to it.
+ */
+static void finish_drop(struct persistent *p, const char *name, const uint8_t uuid[16])
+{
+    struct err err;
+    if (remove_files(p, name, &err) || catalog_forget(p->catalog, name, uuid, &err))
+        log_warning("dropping \"%s\" is left to the next start: %s", name, err.msg);
+    else
+        unbury(&p->dead, uuid);
+}
+
 /* A .jvdb that the catalog does not know: copied in by hand, or its creation was interrupted. */
 static void adopt(struct loading *l, const char *name)
 {
@@ -121,9 +152,9 @@ static void adopt(struct loading *l, const char *name)
                                 : superblock_read(fd, file_name, &sb, &alike, &err);
     if (!rc) rc = manifest_peek(fd, file_name, &sb, &m, &err);
     file_close(fd);
-    if (!rc && is_dead(&l->dead, sb.uuid)) {
-        log_info("removing %s: its database was dropped before the last stop", file_name);
-        if (remove_files(p, name, &err)) log_warning("%s", err.msg);
+    if (!rc && is_dead(&p->dead, sb.uuid)) {
+        log_info("removing %s: the stop interrupted the drop of its database", file_name);
+        finish_drop(p, name, sb.uuid);
         goto out;
     }
     if (!rc) {
@@ -173,6 +204,31 @@ static enum err_code scan_directory(struct loading *l, struct err *err)
     return ERR_OK;
 }
 
+/* Every database and every tombstone, for catalog_rewrite(). */
+struct all_entries {
+    struct cache_walk databases;
+    const struct tombstones *dead;
+    size_t i;
+};
+
+static bool next_entry(void *ctx, struct catalog_entry *entry)
+{
+    struct all_entries *all = ctx;
+    /* Tombstones first: a name that was made anew is the last of its records. */
+    if (all->i < all->dead->count) {
+        *entry = all->dead->entries[all->i++];
+        return true;
+    }
+    return cache_walk_next(&all->databases, entry);
+}
+
+static enum err_code rewrite(struct persistent *p, struct file_cache *cache, bool clean,
+                             struct err *err)
+{
+    struct all_entries all = {.databases = {.cache = cache}, .dead = &p->dead};
+    return catalog_rewrite(p->catalog, next_entry, &all, clean, err);
+}
+
 static enum err_code load(struct engine *e, struct file_cache *cache, struct err *err)
 {
     struct persistent *p = self(e);
@@ -180,13 +236,9 @@ static enum err_code load(struct engine *e, struct file_cache *cache, struct err
     bool was_clean = false, was_lost = false;
     enum err_code rc =
         catalog_open(p->dir_fd, take_entry, &l, &p->catalog, &was_clean, &was_lost, err);
-    if (rc) goto out;
     /* From here the counts on disk are old: a catalog in use says so. */
-    struct cache_walk walk = {.cache = cache};
-    rc = catalog_rewrite(p->catalog, cache_walk_next, &walk, false, err);
+    if (!rc) rc = rewrite(p, cache, false, err);
     if (!rc) rc = scan_directory(&l, err);
-out:
-    mem_free(l.dead.uuids);
     return rc;
 }
 
@@ -246,9 +298,8 @@ static enum err_code drop(struct engine *e, const char *name, const uint8_t uuid
     database_free(db);
     enum err_code rc = catalog_drop(p->catalog, name, uuid, err);
     if (rc) return rc;
-    struct err late;
-    /* It is gone already, as far as the next start is concerned. */
-    if (remove_files(p, name, &late)) log_warning("dropping \"%s\": %s", name, late.msg);
+    bury(&p->dead, name, uuid);
+    finish_drop(p, name, uuid);
     return ERR_OK;
 }
 
@@ -262,13 +313,12 @@ static enum err_code stop(struct engine *e, struct file_cache *cache, bool clean
 {
     struct persistent *p = self(e);
     enum err_code rc = ERR_OK;
-    if (p->catalog && clean) {
-        struct cache_walk walk = {.cache = cache};
-        rc = catalog_rewrite(p->catalog, cache_walk_next, &walk, true, err);
-    }
+    if (p->catalog && clean) rc = rewrite(p, cache, true, err);
     catalog_close(p->catalog);
     syncer_stop(p->syncer);
     if (p->dir_fd >= 0) close(p->dir_fd);
+    mutex_deinit(&p->dead.mu);
+    mem_free(p->dead.entries);
     mem_free(p);
     return rc;
 }
@@ -293,6 +343,7 @@ enum err_code engine_persistent_new(const struct service_options *options, struc
         return err_os(err, errno, "open the storage directory %s", options->storage_path);
     struct persistent *p = mem_new(struct persistent);
     p->engine.ops = &ops;
+    mutex_init(&p->dead.mu, LOCK_LEAF);
     p->dir_fd = dir_fd;
     p->syncer = syncer_start(SYNCER_THREADS);
     *out = &p->engine;

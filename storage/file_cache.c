@@ -29,6 +29,8 @@ enum {
     EVICTION_RING = 4096, /* times of the last evictions, for the rate over a minute       */
 };
 
+#define FOUND_IN_USE "damage was found while it was in use; the server's log says where"
+
 enum entry_state { MAKING, CLOSED, OPENING, OPEN, CLOSING };
 
 struct entry {
@@ -163,7 +165,7 @@ static enum err_code close_entry(struct file_cache *c, struct entry *e, bool kee
     if (has_log) c->kept_logs++;
     if (failed) {
         e->quarantined = true;
-        snprintf(e->reason, sizeof e->reason, "damage was found while it was in use");
+        snprintf(e->reason, sizeof e->reason, FOUND_IN_USE);
     }
     assert(c->open_files > 0);
     c->open_files--;
@@ -566,12 +568,20 @@ static uint64_t garbage_bytes(const struct entry *e)
     return bytes < e->info.file_bytes ? bytes : e->info.file_bytes;
 }
 
+/* Damage may have been found just now, while it is in use. */
+static bool is_quarantined(const struct entry *e)
+{
+    return e->quarantined || (e->state == OPEN && atomic_load(&e->db->failed) == ERR_QUARANTINED);
+}
+
 /* True: `info` is filled.  False: its counts are not known, it must be opened. */
 static bool fill_info(struct entry *e, struct database_info *info)
 {
-    *info = (struct database_info){.open = e->state == OPEN, .quarantined = e->quarantined};
+    *info = (struct database_info){.open = e->state == OPEN, .quarantined = is_quarantined(e)};
     snprintf(info->name, sizeof info->name, "%s", e->info.name);
-    snprintf(info->reason, sizeof info->reason, "%s", e->reason);
+    if (info->quarantined)
+        snprintf(info->reason, sizeof info->reason, "%s",
+                 e->quarantined ? e->reason : FOUND_IN_USE);
     if (e->state == OPEN) {
         struct database *db = e->db;
         remember_counts(e);
@@ -676,7 +686,7 @@ void file_cache_stats(struct file_cache *c, struct service_stats *stats)
             if (e->db->wal) stats->wal_bytes += wal_bytes(e->db->wal);
         }
         stats->databases++;
-        stats->quarantined += e->quarantined;
+        stats->quarantined += is_quarantined(e);
         stats->vectors += e->info.live_count;
         stats->bytes += e->info.file_bytes;
     }

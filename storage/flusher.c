@@ -22,6 +22,7 @@ struct flusher {
     uint64_t interval_ns; /* 0: none */
     uint64_t wal_sync_ns;
     uint64_t wal_bytes_max;
+    int threads; /* of a whole flush */
 
     struct mutex mu; /* LOCK_LEAF */
     pthread_cond_t wake;
@@ -100,10 +101,10 @@ enum err_code flusher_flush_all(struct flusher *f, size_t *flushed, double *dura
     mutex_init(&r.mu, LOCK_ROUND);
     mutex_lock(&f->whole);
     /* Small checkpoints are all waiting for the disk, which takes many at a time. */
-    parallel_run(FLUSH_THREADS, flush_some, &r);
+    parallel_run(f->threads, flush_some, &r);
     r.closed_ones = true;
     r.name[0] = '\0';
-    parallel_run(FLUSH_THREADS, flush_some, &r);
+    parallel_run(f->threads, flush_some, &r);
     mutex_unlock(&f->whole);
     mutex_deinit(&r.mu);
 
@@ -227,6 +228,10 @@ struct flusher *flusher_start(struct engine *engine, struct file_cache *cache,
     f->interval_ns = options->auto_flush ? options->flush_interval_seconds * SECOND_NS : 0;
     f->wal_sync_ns = options->wal_sync_interval_ms * 1000000ull;
     f->wal_bytes_max = options->wal_bytes_max;
+    /* Each may hold a descriptor beyond the limit of open files. */
+    f->threads = options->max_open_files / 8 > FLUSH_THREADS
+                     ? FLUSH_THREADS
+                     : (int)(options->max_open_files / 8) + 1;
     mutex_init(&f->mu, LOCK_LEAF);
     mutex_init(&f->whole, LOCK_FLUSH);
     pthread_condattr_t attr;

@@ -243,9 +243,10 @@ struct disk_catalog_header {
 enum { CATALOG_COUNTS_KNOWN = 1 }; /* flags: the counts and last_lsn are those of the file */
 enum catalog_type {
     CATALOG_DATABASE = 1,
-    CATALOG_DROPPED = 2,
+    CATALOG_DROPPED = 2, /* its files are being removed: none with this uuid counts any more */
     CATALOG_CLEAN = 3,
-    CATALOG_IN_USE = 4
+    CATALOG_IN_USE = 4,
+    CATALOG_FORGOTTEN = 5 /* they are removed: a file with this uuid was put there since */
 };
 
 struct disk_catalog_record {

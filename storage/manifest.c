@@ -225,7 +225,7 @@ static bool find_free_space(struct jvdb_file *f, const struct disk_superblock *s
 }
 
 static bool parse_region(struct jvdb_file *f, struct cursor c, uint64_t *extents[REGION_COUNT],
-                         struct space_range **used, size_t *used_count)
+                         struct space_range **used, size_t *used_count, bool *is_newer)
 {
     struct disk_region dr;
     const void *p = take(&c, sizeof dr);
@@ -256,6 +256,7 @@ static bool parse_region(struct jvdb_file *f, struct cursor c, uint64_t *extents
         atomic_store_explicit(&f->extent_count[r], dr.extent_count, memory_order_relaxed);
         return true;
     }
+    *is_newer = true; /* a kind of region that is not known here */
     return false;
 }
 
@@ -309,7 +310,9 @@ static bool parse(const uint8_t *bytes, const struct disk_superblock *sb, struct
             good = has_counts = r.bytes == sizeof m->counts;
             if (good) memcpy(&m->counts, payload, sizeof m->counts);
         } else if (strncmp(r.name, "region", sizeof r.name) == 0) {
-            if (f) good = has_schema && parse_region(f, body, extents, &used, &used_count);
+            if (f)
+                good =
+                    has_schema && parse_region(f, body, extents, &used, &used_count, &m->is_newer);
         } else if (strncmp(r.name, "sums", sizeof r.name) == 0) {
             has_sums = true;
             if (!f) continue;
@@ -318,6 +321,7 @@ static bool parse(const uint8_t *bytes, const struct disk_superblock *sb, struct
             f->sums_crc = mem_zalloc(f->sums_count * sizeof(uint32_t) + 1);
             memcpy(f->sums_crc, payload, f->sums_count * sizeof(uint32_t));
         } else if (r.flags & MANIFEST_REQUIRED) {
+            m->is_newer = true;
             good = false;
         }
     }
@@ -329,6 +333,16 @@ static bool parse(const uint8_t *bytes, const struct disk_superblock *sb, struct
     }
     mem_free(used);
     return good;
+}
+
+static enum err_code refused(const char *file_name, const struct manifest *m, struct err *err)
+{
+    if (m->is_newer)
+        return err_set(
+            err, ERR_QUARANTINED,
+            "%s holds something that this program does not know; a newer version wrote it",
+            file_name);
+    return err_set(err, ERR_CORRUPT, "%s: the manifest is damaged", file_name);
 }
 
 enum err_code manifest_read(int fd, const struct disk_superblock *sb, struct jvdb_file *f,
@@ -345,7 +359,7 @@ enum err_code manifest_read(int fd, const struct disk_superblock *sb, struct jvd
     *m = (struct manifest){0};
     enum err_code rc = ERR_OK;
     if (!manifest_is_intact(fd, sb, &bytes) || !parse(bytes, sb, f, extents, m)) {
-        rc = err_set(err, ERR_CORRUPT, "%s: the manifest is damaged", f->file_name);
+        rc = refused(f->file_name, m, err);
         goto out;
     }
     f->file_bytes = sb->file_bytes;
@@ -377,5 +391,5 @@ enum err_code manifest_peek(int fd, const char *file_name, const struct disk_sup
     mem_free(bytes);
     if (good) return ERR_OK;
     manifest_deinit(m);
-    return err_set(err, ERR_CORRUPT, "%s: the manifest is damaged", file_name);
+    return refused(file_name, m, err);
 }

@@ -15,6 +15,7 @@
 struct manifest {
     struct schema schema; /* options owned: manifest_deinit() */
     struct disk_counts counts;
+    bool is_newer; /* it has a required record that is not known here */
 };
 void manifest_deinit(struct manifest *m);
 

@@ -1,6 +1,8 @@
 /* What was stored is there after a stop, a kill, and whatever people do to a directory. */
+#include "storage/catalog.h"
 #include "tests/storage/fixture.h"
 
+#include <fcntl.h>
 #include <pthread.h>
 #include <signal.h>
 #include <stdatomic.h>
@@ -341,11 +343,43 @@ static void a_missing_file_is_not_a_database_that_never_was(void **state)
     check_filled(fx, "a", 5);
 }
 
-static void a_dropped_database_does_not_come_back(void **state)
+static void note_uuid(void *ctx, const struct catalog_entry *entry)
+{
+    memcpy(ctx, entry->uuid, sizeof entry->uuid);
+}
+
+static void an_interrupted_drop_is_finished_by_the_next_start(void **state)
 {
     struct fixture *fx = *state;
     struct err err;
     struct database *db;
+    test_create(fx->svc, "a", 3, METRIC_COSINE);
+    fill(fx, "a", 10);
+    stop(fx);
+
+    /* As if the power had failed between the tombstone and the unlink. */
+    int dir_fd = open(fx->dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    uint8_t uuid[16];
+    struct catalog *catalog;
+    bool was_clean, was_lost;
+    CHECK_OK(catalog_open(dir_fd, note_uuid, uuid, &catalog, &was_clean, &was_lost, &err));
+    CHECK_OK(catalog_drop(catalog, "a", uuid, &err));
+    catalog_close(catalog);
+    close(dir_fd);
+
+    for (int round = 0; round < 2; round++) {
+        start(fx);
+        assert_int_equal(service_acquire(fx->svc, "a", true, &db, &err), ERR_DATABASE_NOT_FOUND);
+        assert_false(test_file_exists(fx->dir, "a.jvdb"));
+        stop(fx);
+    }
+    start(fx);
+}
+
+static void a_backup_put_back_after_a_drop_and_a_kill_is_taken(void **state)
+{
+    struct fixture *fx = *state;
+    struct err err;
     test_create(fx->svc, "a", 3, METRIC_COSINE);
     fill(fx, "a", 10);
     stop(fx);
@@ -359,15 +393,12 @@ static void a_dropped_database_does_not_come_back(void **state)
     assert_int_equal(waitpid(pid, &status, 0), pid);
     assert_int_equal(status, 0);
     assert_false(test_file_exists(fx->dir, "a.jvdb"));
-    /* As if the power had failed between the tombstone and the unlink. */
     test_file_copy(fx->dir, "saved", fx->dir, "a.jvdb");
-    for (int round = 0; round < 2; round++) {
-        start(fx);
-        assert_int_equal(service_acquire(fx->svc, "a", true, &db, &err), ERR_DATABASE_NOT_FOUND);
-        assert_false(test_file_exists(fx->dir, "a.jvdb"));
-        stop(fx);
-    }
     start(fx);
+    struct database_info info;
+    CHECK_OK(service_info(fx->svc, "a", true, &info, &err));
+    assert_int_equal(info.vector_count, 10);
+    database_info_deinit(&info);
 }
 
 static void a_dropped_database_leaves_no_files(void **state)
@@ -596,7 +627,8 @@ int main(void)
         TEST(a_flushed_file_is_a_backup),
         TEST(a_copy_under_another_name_is_another_database),
         TEST(a_missing_file_is_not_a_database_that_never_was),
-        TEST(a_dropped_database_does_not_come_back),
+        TEST(an_interrupted_drop_is_finished_by_the_next_start),
+        TEST(a_backup_put_back_after_a_drop_and_a_kill_is_taken),
         TEST(a_backup_of_a_dropped_database_can_be_put_back),
         TEST(a_dropped_database_leaves_no_files),
         TEST(files_that_are_no_databases_are_ignored),
