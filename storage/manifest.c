@@ -267,10 +267,11 @@ static bool counts_are_sane(struct jvdb_file *f, const struct disk_counts *c)
         cap[r] = region_capacity(&f->shapes[r],
                                  atomic_load_explicit(&f->extent_count[r], memory_order_relaxed));
     return c->slot_count <= cap[REGION_SLOTS] && c->slot_count <= cap[REGION_VECTORS] &&
-           c->live_count + c->dead_count <= c->slot_count && c->dead_first <= c->slot_count &&
-           c->dead_last <= c->slot_count && c->records_bytes <= cap[REGION_RECORDS] &&
-           c->index_nodes <= cap[REGION_ID_INDEX] && c->index_root <= c->index_nodes &&
-           c->index_levels <= 12 && (c->index_root == 0) == (c->index_levels == 0);
+           c->live_count <= c->slot_count && c->dead_count <= c->slot_count - c->live_count &&
+           c->dead_first <= c->slot_count && c->dead_last <= c->slot_count &&
+           c->records_bytes <= cap[REGION_RECORDS] && c->index_nodes <= cap[REGION_ID_INDEX] &&
+           c->index_root <= c->index_nodes && c->index_levels <= 12 &&
+           (c->index_root == 0) == (c->index_levels == 0);
 }
 
 /* Walk the records.  `f` NULL: only the schema and the counts. */
@@ -304,7 +305,7 @@ static bool parse(const uint8_t *bytes, const struct disk_superblock *sb, struct
         }
         struct cursor body = {payload, payload + r.bytes};
         if (strncmp(r.name, "schema", sizeof r.name) == 0) {
-            good = has_schema = parse_schema(body, &m->schema);
+            good = has_schema = !has_schema && parse_schema(body, &m->schema);
             if (good && f) region_shapes(f->shapes, m->schema.dimension);
         } else if (strncmp(r.name, "counts", sizeof r.name) == 0) {
             good = has_counts = r.bytes == sizeof m->counts;
