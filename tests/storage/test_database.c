@@ -375,7 +375,8 @@ static bool all_right_or_refused(struct service *svc)
             break;
         }
         assert_int_equal(vector_id_compare(&row.id, &id), 0);
-        assert_true(row.vector[0] == (float)i && row.vector[29] == (float)i + 29);
+        for (int k = 0; k < 30; k++)
+            assert_true(row.vector[k] == (float)i + (float)k);
         assert_int_equal(row.metadata_bytes, n);
         assert_memory_equal(row.metadata, metadata, (size_t)n);
     }
