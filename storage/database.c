@@ -328,13 +328,19 @@ static enum err_code apply_put(struct database *db, uint64_t lsn, const struct r
     struct index_key key = {.key = h->key, .text = op->text, .text_bytes = h->text_bytes};
     enum index_result found = id_index_find(&db->index, &key, &old);
     if (found == INDEX_DAMAGED) return database_damaged(db, "the id index", err);
+    const struct slot *replaced = NULL;
+    if (found == INDEX_FOUND) {
+        replaced = jvdb_file_read(&db->file, REGION_SLOTS, old);
+        if (!replaced) return database_damaged(db, "a slot", err);
+    }
 
     SET(s->birth, SLOT_NEVER);
     s->key = h->key;
     s->expires_at_ms = h->expires_at_ms;
     s->record_at = h->record_at;
     s->text_bytes = h->text_bytes;
-    s->replaced = found == INDEX_FOUND ? old + 1 : 0;
+    /* What no reader can see is no past: its slot may be used again in this very write. */
+    s->replaced = replaced && replaced->death > db->reuse_lsn ? old + 1 : 0;
     s->next_dead = 0;
     s->generation++;
     s->row_crc = h->row_crc;
@@ -349,11 +355,7 @@ static enum err_code apply_put(struct database *db, uint64_t lsn, const struct r
 
     if (id_index_put(&db->index, &key, h->record_at, h->slot, &old) == INDEX_DAMAGED)
         return database_damaged(db, "the id index", err);
-    if (found != INDEX_FOUND) return ERR_OK;
-
-    const struct slot *replaced = jvdb_file_read(&db->file, REGION_SLOTS, old);
-    if (!replaced) return database_damaged(db, "a slot", err);
-    return replaced->death == SLOT_NEVER ? end_row(db, old, lsn, err) : ERR_OK;
+    return replaced && replaced->death == SLOT_NEVER ? end_row(db, old, lsn, err) : ERR_OK;
 }
 
 enum err_code database_apply(struct database *db, uint64_t lsn, const struct row_op *op,

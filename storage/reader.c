@@ -112,6 +112,7 @@ static const struct slot *visible_version(struct reader *r, uint32_t *slot_numbe
 {
     struct database *db = r->db;
     uint32_t number = *slot_number;
+    uint64_t newer = SLOT_NEVER;
     *damage = false;
     uint32_t extents =
         atomic_load_explicit(&db->file.extent_count[REGION_SLOTS], memory_order_acquire);
@@ -123,9 +124,12 @@ static const struct slot *visible_version(struct reader *r, uint32_t *slot_numbe
             *slot_number = number;
             return s;
         }
-        /* Older versions matter only if this one is too new. */
+        /* Older versions matter only if this one is too new.  One that is younger than its
+         * successor is another row in the slot of a version that was dead before this snapshot. */
         uint64_t birth = GET(s->birth);
-        if (birth <= r->lsn || birth == SLOT_NEVER || s->replaced == 0) return NULL;
+        if (birth <= r->lsn || birth == SLOT_NEVER || birth > newer || s->replaced == 0)
+            return NULL;
+        newer = birth;
         number = s->replaced - 1;
     }
     *damage = true;

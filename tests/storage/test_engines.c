@@ -539,6 +539,53 @@ static void a_slot_used_again_for_another_id_is_not_taken_for_the_old_one(void *
     service_release(u.db);
 }
 
+struct early_reader {
+    struct database *db;
+    pthread_barrier_t step;
+};
+
+static void *hold_a_reader(void *arg)
+{
+    struct early_reader *e = arg;
+    struct reader r;
+    reader_begin(e->db, &r);
+    pthread_barrier_wait(&e->step);
+    pthread_barrier_wait(&e->step);
+    reader_end(&r);
+    pthread_barrier_wait(&e->step);
+    return NULL;
+}
+
+static void an_id_that_comes_back_in_its_old_slot_has_no_past_in_a_circle(void **state)
+{
+    struct fixture *fx = *state;
+    struct err err;
+    struct reader r;
+    struct row row;
+    test_create(fx->svc, "o", 2, METRIC_EUCLIDEAN);
+    struct early_reader e = {.db = test_acquire(fx->svc, "o")};
+    pthread_t thread;
+    pthread_barrier_init(&e.step, NULL, 2);
+    test_put_number(e.db, 1, 1);
+    assert_int_equal(test_delete(e.db, number_id(1)), 1);
+    assert_int_equal(pthread_create(&thread, NULL, hold_a_reader, &e), 0);
+    pthread_barrier_wait(&e.step);
+    test_put_number(e.db, 7, 1);
+    flush(fx, "o");
+    reader_begin(e.db, &r);
+    test_put_number(e.db, 1, 2); /* the early reader keeps the first slot from being used */
+    pthread_barrier_wait(&e.step);
+    pthread_barrier_wait(&e.step);
+    test_put_number(e.db, 1, 3); /* and now it is, by the successor of its successor */
+    enum err_code rc = reader_get(&r, &(struct vector_id){.number = 1}, &row, &err);
+    reader_end(&r);
+    pthread_join(thread, NULL);
+    pthread_barrier_destroy(&e.step);
+    assert_int_equal(rc, ERR_VECTOR_NOT_FOUND);
+    assert_true(test_first(e.db, number_id(1)) == 3);
+    service_release(e.db);
+}
+
 struct churn {
     struct database *db;
     _Atomic bool done;
@@ -937,6 +984,7 @@ int main(void)
         TEST(a_delete_counts_what_existed_once),
         TEST(rows_are_listed_in_id_order_with_prefix_and_cursor),
         TEST(a_slot_used_again_for_another_id_is_not_taken_for_the_old_one),
+        TEST(an_id_that_comes_back_in_its_old_slot_has_no_past_in_a_circle),
         TEST(a_cursor_meets_every_row_once_while_others_write),
         TEST(a_reader_sees_the_moment_it_began),
         TEST(a_batch_is_never_half_visible),
