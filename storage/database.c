@@ -27,6 +27,7 @@
 #include "storage/base/log.h"
 #include "storage/base/mem.h"
 #include "storage/base/metrics.h"
+#include "storage/checkpoint.h"
 #include "storage/database_private.h"
 #include "storage/records.h"
 
@@ -122,6 +123,10 @@ enum err_code database_writer_ready(struct database *db, enum patience patience,
     if (!wal_is_started(db->wal)) {
         if (patience == PATIENCE_NONE)
             return err_set(err, ERR_WOULD_BLOCK, "the log is not started");
+        /* Starts that end in kills add up, too. */
+        if (patience == PATIENCE_WAIT && wal_segments(db->wal) >= WAL_SEGMENTS_MANY)
+            rc = checkpoint_run(db, err);
+        if (rc) return rc;
         mutex_lock(&db->checkpoint_mu);
         if (!wal_is_started(db->wal)) {
             rc = wal_prepare(db->wal, err);

@@ -280,7 +280,9 @@ static enum err_code close_database(struct engine *e, struct database *db, bool 
 {
     (void)e;
     enum err_code rc = ERR_OK;
-    if (!keep_log || wal_bytes(db->wal) > KEPT_LOG_BYTES_MAX)
+    /* Each opening that writes adds a segment. */
+    if (!keep_log || wal_bytes(db->wal) > KEPT_LOG_BYTES_MAX ||
+        wal_segments(db->wal) >= WAL_SEGMENTS_MANY)
         rc = keep_log ? checkpoint_run(db, err) : checkpoint_close(db, err);
     *has_log = database_is_dirty(db);
     /* What periodic durability has not synced yet must not hang on a closed log. */

@@ -38,7 +38,11 @@
 #include "storage/base/metrics.h"
 #include "storage/syncer.h"
 
-enum { SEGMENTS_MAX = 64, GROW_BYTES = 1 << 20 };
+enum {
+    SEGMENTS_MAX = 64,
+    SEGMENTS_RESERVED = 4, /* for the next start: it must be able to checkpoint */
+    GROW_BYTES = 1 << 20
+};
 #define LSN_SKIP (1ull << 20)
 
 struct segment {
@@ -202,6 +206,14 @@ uint64_t wal_bytes(struct wal *wal)
     return atomic_load_explicit(&wal->bytes, memory_order_relaxed);
 }
 
+size_t wal_segments(struct wal *wal)
+{
+    mutex_lock(&wal->mu);
+    size_t count = wal->old_count + (wal->current.fd >= 0);
+    mutex_unlock(&wal->mu);
+    return count;
+}
+
 bool wal_is_broken(struct wal *wal)
 {
     mutex_lock(&wal->mu);
@@ -362,7 +374,9 @@ enum err_code wal_prepare(struct wal *wal, struct err *err)
         return err_os(err, errno, "get random numbers");
 
     uint64_t numbers = wal->durable_spares ? wal->durable_spares : wal->spares;
-    if (!numbers) numbers = ~wal->used_numbers;
+    int used = __builtin_popcountll(wal->used_numbers);
+    bool reserved = wal->current.fd >= 0 && used >= SEGMENTS_MAX - SEGMENTS_RESERVED;
+    if (!numbers && !reserved) numbers = ~wal->used_numbers;
     if (!numbers)
         return err_set(err, ERR_OVERLOADED, "the log of \"%s\" has %d segments", wal->name,
                        SEGMENTS_MAX);

@@ -79,6 +79,10 @@ uint64_t wal_last_lsn(struct wal *wal);
 uint64_t wal_next_lsn(struct wal *wal); /* of the next append; stable under the writer lock */
 uint64_t wal_durable_lsn(struct wal *wal);
 uint64_t wal_bytes(struct wal *wal); /* records in all segments */
+/* How many segments an opening would read.  There is an end to their number (wal_prepare() says
+ * ERR_OVERLOADED), and only a checkpoint makes them fewer. */
+size_t wal_segments(struct wal *wal);
+enum { WAL_SEGMENTS_MANY = 16 }; /* time for a checkpoint before another one is started */
 bool wal_is_broken(struct wal *wal);
 uint64_t wal_unsynced_since_ns(
     struct wal *wal); /* clock_ns() of the oldest unsynced record; 0: none */

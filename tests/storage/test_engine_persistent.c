@@ -1,0 +1,80 @@
+/* What only databases in files can get wrong: the LRU's closing and opening, and kills. */
+#include "tests/storage/fixture.h"
+
+static struct err err;
+
+static size_t count_files(const char *dir, const char *prefix)
+{
+    size_t count = 0;
+    DIR *d = opendir(dir);
+    assert_non_null(d);
+    for (struct dirent *e; (e = readdir(d));)
+        count += strncmp(e->d_name, prefix, strlen(prefix)) == 0;
+    closedir(d);
+    return count;
+}
+
+static void a_database_may_be_closed_and_opened_for_one_write_any_number_of_times(void **state)
+{
+    (void)state;
+    char *dir = test_dir_new();
+    struct service_options options = test_options(dir);
+    options.max_open_files = 5;
+    struct service *svc;
+    CHECK_OK(service_open(&options, &svc, &err));
+    char name[8];
+    for (int i = 0; i < 6; i++) {
+        snprintf(name, sizeof name, "d%d", i);
+        test_create(svc, name, 2, METRIC_EUCLIDEAN);
+    }
+    for (uint64_t round = 0; round < 80; round++) {
+        for (int i = 0; i < 6; i++) {
+            snprintf(name, sizeof name, "d%d", i);
+            struct database *db = test_acquire(svc, name);
+            test_put_number(db, round, 1);
+            assert_int_equal(test_count(db), round + 1);
+            service_release(db);
+        }
+    }
+    assert_true(count_files(dir, "d0.wal.") < 20);
+    test_service_close(svc);
+    test_dir_remove(dir);
+}
+
+static void starts_that_end_in_kills_leave_a_log_that_takes_writes(void **state)
+{
+    (void)state;
+    char *dir = test_dir_new(), *image = test_dir_new();
+    struct service *svc = test_service_open(dir);
+    test_create(svc, "a", 2, METRIC_EUCLIDEAN);
+    for (uint64_t kill = 0; kill < 100; kill++) {
+        struct database *db = test_acquire(svc, "a");
+        test_put_number(db, kill, 1);
+        assert_int_equal(test_count(db), kill + 1);
+        service_release(db);
+        /* The files of this moment are what the next start finds. */
+        DIR *d = opendir(dir);
+        assert_non_null(d);
+        for (struct dirent *e; (e = readdir(d));)
+            if (e->d_type == DT_REG) test_file_copy(dir, e->d_name, image, e->d_name);
+        closedir(d);
+        test_service_close(svc);
+        test_dir_remove(dir);
+        dir = image;
+        image = test_dir_new();
+        svc = test_service_open(dir);
+    }
+    assert_true(count_files(dir, "a.wal.") < 40);
+    test_service_close(svc);
+    test_dir_remove(dir);
+    test_dir_remove(image);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(a_database_may_be_closed_and_opened_for_one_write_any_number_of_times),
+        cmocka_unit_test(starts_that_end_in_kills_leave_a_log_that_takes_writes),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
