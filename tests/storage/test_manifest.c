@@ -411,6 +411,27 @@ static void lying_regions_are_refused(void **state)
     assert_int_equal(read_code(), ERR_OK);
 }
 
+static void an_extent_that_is_not_aligned_is_refused(void **state)
+{
+    (void)state;
+    /* Room behind the last extent, so that nothing overlaps. */
+    enum { MORE = 1 << 20 };
+    uint64_t end = sb.file_bytes;
+    uint8_t *longer = calloc(1, end + MORE);
+    assert_non_null(longer);
+    memcpy(longer, whole, whole_len < end ? whole_len : end);
+    free(whole);
+    whole = longer;
+    whole_len = end + MORE;
+    manifest = whole + sb.manifest_at;
+    sb.file_bytes = end + MORE;
+    offsets(REGION_SLOTS)[0] = end;
+    sign();
+    assert_int_equal(read_code(), ERR_OK);
+    offsets(REGION_SLOTS)[0] = end + 8;
+    assert_refused("an extent at 8");
+}
+
 /* One byte of the manifest is anything, with right checksums: no crash, nothing out of bounds. */
 static void random_lies_are_refused_or_harmless(void **state)
 {
@@ -459,6 +480,7 @@ int main(void)
         manifest_test(a_lying_schema_is_refused),
         manifest_test(lying_counts_are_refused),
         manifest_test(lying_regions_are_refused),
+        manifest_test(an_extent_that_is_not_aligned_is_refused),
         manifest_test(random_lies_are_refused_or_harmless),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
