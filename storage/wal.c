@@ -99,6 +99,12 @@ static void segment_name(const struct wal *wal, int number, char text[200])
     snprintf(text, 200, "%s.wal.%d", wal->name, number);
 }
 
+/* What a segment is called until it is complete. */
+static void new_segment_name(const char *name, char text[200])
+{
+    snprintf(text, 200, "%s.wal.tmp", name);
+}
+
 static uint64_t padded(uint64_t bytes)
 {
     return (bytes + 7) & ~(uint64_t)7;
@@ -388,17 +394,21 @@ enum err_code wal_prepare(struct wal *wal, struct err *err)
         os_errno = file_open(wal->dir_fd, file_name, O_RDWR, &seg.fd);
         if (!os_errno) os_errno = file_size(seg.fd, &seg.allocated);
     } else {
-        os_errno = file_open(wal->dir_fd, file_name, O_RDWR | O_CREAT | O_TRUNC, &seg.fd);
+        /* Durable before it has its name: what a power cut leaves of a new file may be anything,
+         * and a bad header under that name is taken for damage. */
+        char new_name[200];
+        new_segment_name(wal->name, new_name);
+        os_errno = file_open(wal->dir_fd, new_name, O_RDWR | O_CREAT | O_TRUNC, &seg.fd);
+        if (!os_errno) os_errno = file_allocate(seg.fd, 0, WAL_PREALLOCATED_BYTES);
+        seg.allocated = WAL_PREALLOCATED_BYTES;
+        if (!os_errno) os_errno = write_header(wal, &seg);
+        if (!os_errno) os_errno = file_datasync(seg.fd);
+        if (!os_errno) os_errno = file_rename(wal->dir_fd, new_name, file_name);
         if (!os_errno) {
             wal->used_numbers |= bit;
             wal->spares |= bit;
-            os_errno = file_allocate(seg.fd, 0, WAL_PREALLOCATED_BYTES);
-            seg.allocated = WAL_PREALLOCATED_BYTES;
+            os_errno = file_sync(wal->dir_fd);
         }
-        /* Durable under its name before anything in it can be acknowledged. */
-        if (!os_errno) os_errno = write_header(wal, &seg);
-        if (!os_errno) os_errno = file_datasync(seg.fd);
-        if (!os_errno) os_errno = file_sync(wal->dir_fd);
     }
     if (os_errno) {
         file_close(seg.fd);
@@ -724,5 +734,8 @@ enum err_code wal_remove(int dir_fd, const char *name, struct err *err)
         int os_errno = file_unlink(dir_fd, file_name);
         if (os_errno) return err_os(err, os_errno, "remove %s", file_name);
     }
-    return ERR_OK;
+    char new_name[200];
+    new_segment_name(name, new_name);
+    int os_errno = file_unlink(dir_fd, new_name);
+    return os_errno ? err_os(err, os_errno, "remove %s", new_name) : ERR_OK;
 }

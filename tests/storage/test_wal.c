@@ -666,6 +666,22 @@ static void a_prepared_segment_of_a_killed_process_is_made_durable_before_it_is_
     wal_close(wal);
 }
 
+/* A power cut may leave anything in a file that was not synced; a bad header would be damage. */
+static void a_new_segment_has_its_name_only_when_it_is_durable(void **state)
+{
+    (void)state;
+    struct wal *wal = open_log(data_fd, 0);
+    faults_arm(FAULT_SYNC, 0, ENOSPC);
+    assert_int_equal(wal_prepare(wal, &err), ERR_STORAGE_FULL);
+    faults_disarm();
+    assert_false(file_exists(data_fd, "db.wal.0"));
+    go_on(wal);
+    assert_true(file_exists(data_fd, "db.wal.0"));
+    wal_close(wal);
+    assert_int_equal(wal_remove(data_fd, "db", &err), ERR_OK);
+    assert_false(file_exists(data_fd, "db.wal.tmp"));
+}
+
 static void a_failed_sync_is_final(void **state)
 {
     (void)state;
@@ -860,6 +876,7 @@ int main(void)
         temp_dir_test(a_full_disk_appends_nothing),
         temp_dir_test(a_segment_that_could_not_be_prepared_is_made_durable_later),
         temp_dir_test(a_prepared_segment_of_a_killed_process_is_made_durable_before_it_is_used),
+        temp_dir_test(a_new_segment_has_its_name_only_when_it_is_durable),
         temp_dir_test(a_failed_sync_is_final),
         temp_dir_test(the_segment_before_is_synced_first),
         temp_dir_test(a_sync_with_nothing_to_do_costs_nothing),
