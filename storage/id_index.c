@@ -244,13 +244,17 @@ uint64_t id_index_nodes_needed(const struct id_index *ix, uint64_t count)
      * no more nodes split than there are, plus one for each half node of what is put in; each adds
      * one entry to the level above.  All but two nodes of a level are at least half full. */
     const uint64_t half = INDEX_NODE_ENTRIES / 2;
-    uint64_t needed = ix->nodes + 2, splits = count,
-             there = ix->nodes; /* 2: roots over the roots */
-    for (uint32_t level = 0; level <= ix->levels || splits >= half; level++) {
-        splits = (splits < there ? splits : there) + splits / half + 1;
-        needed += splits;
+    uint64_t needed = ix->nodes, entries = count, there = ix->nodes;
+    for (uint32_t level = 0; level < ix->levels; level++) {
+        entries = (entries < there ? entries : there) + entries / half;
+        needed += entries;
         there = there / half + 2;
     }
+    /* New levels over the root. */
+    do {
+        entries = entries / half + 1;
+        needed += entries;
+    } while (entries > 1);
     return needed;
 }
 
