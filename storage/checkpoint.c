@@ -517,6 +517,7 @@ static enum err_code save(struct run *run, struct err *err)
     }
     if (!good || run->out.os_errno) {
         os_errno = run->out.os_errno;
+        db->ckpt_bytes_missed = run->out.at;
         undo(run);
         if (good) return err_os(err, os_errno, "write the checkpoint of \"%s\"", db->name);
         return database_damaged(db, "a block of checksums", err);
@@ -524,6 +525,7 @@ static enum err_code save(struct run *run, struct err *err)
     /* Running out of space is no failed sync: the next try writes another file. */
     os_errno = ckpt_sync(&run->out, db->dir_fd);
     if (os_errno == ENOSPC || os_errno == EDQUOT) {
+        db->ckpt_bytes_missed = run->out.at;
         undo(run);
         return err_os(err, os_errno, "write the checkpoint of \"%s\"", db->name);
     }
@@ -537,12 +539,31 @@ static enum err_code save(struct run *run, struct err *err)
     return ERR_OK;
 }
 
+/* After a .ckpt that did not fit: is there room now?  Each checkpoint that begins takes a segment
+ * of the log, and there is an end to them. */
+static enum err_code check_room(struct database *db, struct err *err)
+{
+    if (!db->ckpt_bytes_missed) return ERR_OK;
+    char file_name[200];
+    int fd = -1;
+    ckpt_name(db->name, file_name);
+    int os_errno = file_open(db->dir_fd, file_name, O_RDWR | O_CREAT | O_TRUNC, &fd);
+    if (!os_errno) os_errno = file_allocate(fd, 0, db->ckpt_bytes_missed);
+    file_close(fd);
+    int unlink_errno = file_unlink(db->dir_fd, file_name);
+    if (!os_errno) os_errno = unlink_errno;
+    if (os_errno) return err_os(err, os_errno, "write the checkpoint of \"%s\"", db->name);
+    db->ckpt_bytes_missed = 0;
+    return ERR_OK;
+}
+
 /* The checkpoint lock is held, the descriptor is open. */
 static enum err_code run_locked(struct database *db, struct err *err)
 {
     struct run run = {.db = db, .file = &db->file, .out.fd = -1};
     uint64_t begun = clock_ns();
     enum err_code rc = database_check_writable(db, err);
+    if (!rc) rc = check_room(db, err);
     if (!rc) rc = wal_prepare(db->wal, err);
     if (!rc) {
         mutex_lock(&db->writer);

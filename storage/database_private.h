@@ -39,6 +39,7 @@ struct database {
     void *owner;        /* the file cache's entry */
 
     struct mutex checkpoint_mu; /* LOCK_CHECKPOINT: file.generation and so on */
+    uint64_t ckpt_bytes_missed; /* size of the last .ckpt, if it did not fit; LOCK_CHECKPOINT */
     struct mutex writer;        /* LOCK_DATABASE: all that follows            */
     struct jvdb_file file;
     struct wal *wal; /* NULL: in memory */

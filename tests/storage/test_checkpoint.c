@@ -437,6 +437,30 @@ static void a_ckpt_that_does_not_fit_leaves_everything_dirty_and_the_next_run_su
 }
 
 /* Several failed ones in a row, with writes between them: what was fixed first must not be lost. */
+static void a_ckpt_that_never_fits_does_not_use_up_the_log(void **state)
+{
+    (void)state;
+    signal(SIGXFSZ, SIG_IGN);
+    struct database *db = busy_database();
+    struct rlimit old, small;
+    assert_int_equal(getrlimit(RLIMIT_FSIZE, &old), 0);
+    small = old;
+    small.rlim_cur = 3 * BLOCK_BYTES;
+    for (uint32_t round = 0; round < 100; round++) {
+        assert_int_equal(wal_prepare(db->wal, &err), ERR_OK);
+        assert_int_equal(setrlimit(RLIMIT_FSIZE, &small), 0);
+        enum err_code rc = checkpoint_run(db, &err);
+        assert_int_equal(setrlimit(RLIMIT_FSIZE, &old), 0);
+        assert_int_equal(rc, ERR_STORAGE_FULL);
+        assert_false(file_exists(data_fd, "db.ckpt"));
+        model_put(db, &m, round % 10, 12, 8);
+    }
+    assert_true(wal_segments(db->wal) < 5);
+    model_checkpoint(db);
+    model_close(db);
+    assert_model_in(data_fd, &m);
+}
+
 static void failed_checkpoints_in_a_row_add_up(void **state)
 {
     (void)state;
@@ -607,6 +631,7 @@ int main(void)
         temp_dir_test(after_any_failed_write_everything_acknowledged_is_there),
         temp_dir_test(after_any_failed_unlink_everything_acknowledged_is_there),
         temp_dir_test(a_ckpt_that_does_not_fit_leaves_everything_dirty_and_the_next_run_succeeds),
+        temp_dir_test(a_ckpt_that_never_fits_does_not_use_up_the_log),
         temp_dir_test(failed_checkpoints_in_a_row_add_up),
         temp_dir_test(a_write_at_any_moment_of_a_checkpoint_goes_into_the_next),
         temp_dir_test(a_checkpoint_among_writers_is_exactly_the_state_at_its_lsn),
