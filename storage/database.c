@@ -338,16 +338,15 @@ static enum err_code apply_put(struct database *db, uint64_t lsn, const struct r
         replaced = jvdb_file_read(&db->file, REGION_SLOTS, old);
         if (!replaced) return database_damaged(db, "a slot", err);
     }
-
     SET(s->birth, SLOT_NEVER);
+    SET(s->generation, s->generation + 1);
     s->key = h->key;
     s->expires_at_ms = h->expires_at_ms;
     s->record_at = h->record_at;
     s->text_bytes = h->text_bytes;
-    /* What no reader can see is no past: its slot may be used again in this very write. */
-    s->replaced = replaced && replaced->death > db->reuse_lsn ? old + 1 : 0;
+    SET(s->replaced, replaced ? old + 1 : 0);
+    SET(s->replaced_generation, replaced ? replaced->generation : 0);
     s->next_dead = 0;
-    s->generation++;
     s->row_crc = h->row_crc;
     SET(s->death, SLOT_NEVER);
     SET(s->birth, lsn);

@@ -122,7 +122,8 @@ struct slot {
     uint32_t next_dead;  /* slot + 1, see disk_counts.dead_first                                  */
     uint32_t generation; /* + 1 at every reuse                                                    */
     uint32_t row_crc;    /* CRC-32C of key, text_bytes and the vector's bytes                     */
-    uint32_t reserved;
+    uint32_t replaced_generation; /* of the slot in `replaced` then: another one now means that it
+                                     was used again                                              */
 };
 static_assert(sizeof(struct slot) == 64, "slot");
 #define SLOT_NEVER UINT64_MAX

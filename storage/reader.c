@@ -107,12 +107,12 @@ enum err_code slot_row(struct reader *r, uint32_t slot_number, const struct slot
 }
 
 /* From the newest slot of an id to the one that the snapshot sees; NULL: none (*damage says why).
- */
+ * A step goes to a certain life of a slot.  If that slot was used again since, the row that was
+ * replaced had died before this snapshot, and there is nothing to see. */
 static const struct slot *visible_version(struct reader *r, uint32_t *slot_number, bool *damage)
 {
     struct database *db = r->db;
-    uint32_t number = *slot_number;
-    uint64_t newer = SLOT_NEVER;
+    uint32_t number = *slot_number, generation = 0;
     *damage = false;
     uint32_t extents =
         atomic_load_explicit(&db->file.extent_count[REGION_SLOTS], memory_order_acquire);
@@ -120,17 +120,19 @@ static const struct slot *visible_version(struct reader *r, uint32_t *slot_numbe
     for (uint64_t hops = 0; hops < slots; hops++) { /* more: a forged circle */
         const struct slot *s = jvdb_file_read(&db->file, REGION_SLOTS, number);
         if (!s) break;
+        if (hops == 0) generation = GET(s->generation);
+        if (GET(s->generation) != generation) return NULL;
         if (slot_is_visible(s, r->lsn, r->now_ms)) {
             *slot_number = number;
             return s;
         }
-        /* Older versions matter only if this one is too new.  One that is younger than its
-         * successor is another row in the slot of a version that was dead before this snapshot. */
+        /* Older versions matter only if this one is too new. */
         uint64_t birth = GET(s->birth);
-        if (birth <= r->lsn || birth == SLOT_NEVER || birth > newer || s->replaced == 0)
-            return NULL;
-        newer = birth;
-        number = s->replaced - 1;
+        uint32_t replaced = GET(s->replaced), replaced_generation = GET(s->replaced_generation);
+        if (GET(s->generation) != generation) return NULL;
+        if (birth <= r->lsn || birth == SLOT_NEVER || replaced == 0) return NULL;
+        number = replaced - 1;
+        generation = replaced_generation;
     }
     *damage = true;
     return NULL;

@@ -112,7 +112,7 @@ static const struct field fields[] = {
     FIELD(slot, next_dead),
     FIELD(slot, generation),
     FIELD(slot, row_crc),
-    FIELD(slot, reserved),
+    FIELD(slot, replaced_generation),
     FIELD(disk_record, crc),
     FIELD(disk_record, text_bytes),
     FIELD(disk_record, metadata_bytes),
