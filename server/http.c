@@ -869,6 +869,14 @@ static void loop_add(struct http_loop *l, struct connection *c)
     }
 }
 
+/* The client has gone, and everything it sent has been read.  libmicrohttpd misses that when the
+ * last bytes and the end arrive together: its edge-triggered epoll has no further edge. */
+static bool connection_has_ended(const struct connection *c)
+{
+    char byte;
+    return recv(c->fd, &byte, 1, MSG_PEEK | MSG_DONTWAIT) == 0;
+}
+
 /* A client may hold a connection for ever by sending a byte now and then: libmicrohttpd's timeout
  * is one of idle time.  These are the deadlines of whole requests. */
 static void loop_reap(struct http_loop *l)
@@ -876,7 +884,8 @@ static void loop_reap(struct http_loop *l)
     uint64_t now = clock_ns();
 
     for (struct connection *c = l->connections; c; c = c->next) {
-        if (c->deadline_ns == 0 || now < c->deadline_ns) continue;
+        if (c->deadline_ns == 0) continue; /* it waits for us */
+        if (now < c->deadline_ns && !connection_has_ended(c)) continue;
         c->deadline_ns = 0;
         shutdown(c->fd, SHUT_RDWR); /* libmicrohttpd sees the end and closes it */
     }

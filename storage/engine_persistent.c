@@ -55,10 +55,12 @@ struct loading {
     struct file_cache *cache;
 };
 
-static bool is_dead(const struct tombstones *t, const uint8_t uuid[16])
+/* A copy under another name is somebody's backup. */
+static bool is_dead(const struct tombstones *t, const char *name, const uint8_t uuid[16])
 {
     for (size_t i = 0; i < t->count; i++)
-        if (memcmp(t->entries[i].uuid, uuid, 16) == 0) return true;
+        if (memcmp(t->entries[i].uuid, uuid, 16) == 0 && strcmp(t->entries[i].name, name) == 0)
+            return true;
     return false;
 }
 
@@ -152,7 +154,7 @@ static void adopt(struct loading *l, const char *name)
                                 : superblock_read(fd, file_name, &sb, &alike, &err);
     if (!rc) rc = manifest_peek(fd, file_name, &sb, &m, &err);
     file_close(fd);
-    if (!rc && is_dead(&p->dead, sb.uuid)) {
+    if (!rc && is_dead(&p->dead, name, sb.uuid)) {
         log_info("removing %s: the stop interrupted the drop of its database", file_name);
         finish_drop(p, name, sb.uuid);
         goto out;

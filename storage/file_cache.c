@@ -445,8 +445,8 @@ enum err_code file_cache_drop(struct file_cache *c, const char *name, struct err
     if (rc) { /* it is still there, closed */
         e->dropping = false;
         e->state = CLOSED;
-        e->info.has_log = db != NULL;
-        if (db) c->kept_logs++;
+        if (db && !e->info.has_log) c->kept_logs++;
+        e->info.has_log = e->info.has_log || db != NULL;
     } else {
         remove_entry(c, e);
     }

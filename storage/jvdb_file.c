@@ -37,7 +37,8 @@ static void view_free(struct jvdb_view *v)
         if (v->mutable_bytes != v->shared) munmap(v->mutable_bytes, v->map_bytes);
         munmap((void *)(uintptr_t)v->shared, v->map_bytes);
         munmap((void *)(uintptr_t)v->state, v->map_bytes / BLOCK_BYTES);
-        munmap((void *)(uintptr_t)v->checked, v->map_bytes / ROW_ALIGN / 8);
+        munmap((void *)(uintptr_t)v->rows_checked, v->map_bytes / ROW_ALIGN / 8);
+        munmap((void *)(uintptr_t)v->records_checked, v->map_bytes / RECORD_ALIGN / 8);
     }
     mem_free(v);
 }
@@ -97,11 +98,13 @@ static int map_file(struct jvdb_file *f, int fd, struct jvdb_view *v)
         madvise(mutable_bytes, v->map_bytes, MADV_RANDOM);
     }
     void *state = map_zeros(v->map_bytes / BLOCK_BYTES);
-    void *checked = map_zeros(v->map_bytes / ROW_ALIGN / 8);
-    if (state == MAP_FAILED || checked == MAP_FAILED) {
+    void *rows_checked = map_zeros(v->map_bytes / ROW_ALIGN / 8);
+    void *records_checked = map_zeros(v->map_bytes / RECORD_ALIGN / 8);
+    if (state == MAP_FAILED || rows_checked == MAP_FAILED || records_checked == MAP_FAILED) {
         int os_errno = errno;
         if (state != MAP_FAILED) munmap(state, v->map_bytes / BLOCK_BYTES);
-        if (checked != MAP_FAILED) munmap(checked, v->map_bytes / ROW_ALIGN / 8);
+        if (rows_checked != MAP_FAILED) munmap(rows_checked, v->map_bytes / ROW_ALIGN / 8);
+        if (records_checked != MAP_FAILED) munmap(records_checked, v->map_bytes / RECORD_ALIGN / 8);
         if (shared != mutable_bytes) munmap(shared, v->map_bytes);
         munmap(mutable_bytes, v->map_bytes);
         return os_errno;
@@ -109,7 +112,8 @@ static int map_file(struct jvdb_file *f, int fd, struct jvdb_view *v)
     v->shared = shared;
     v->mutable_bytes = mutable_bytes;
     v->state = state;
-    v->checked = checked;
+    v->rows_checked = rows_checked;
+    v->records_checked = records_checked;
     v->owns_maps = true;
     return 0;
 }
@@ -424,4 +428,32 @@ enum err_code jvdb_file_write(struct jvdb_file *f, enum region_id region, uint64
     int os_errno = file_writev(f->fd, iov, iov_count, at);
     if (os_errno) return err_os(err, os_errno, "write to %s", f->file_name);
     return ERR_OK;
+}
+
+/* The byte that holds the bit, and the bit. */
+static _Atomic uint8_t *checked_byte(struct jvdb_file *f, enum region_id region, uint64_t cell,
+                                     uint8_t *bit)
+{
+    struct region_place place = region_place(&f->shapes[region], cell);
+    const struct jvdb_view *v = atomic_load_explicit(&f->view, memory_order_acquire);
+    bool is_row = region == REGION_VECTORS;
+    uint64_t at =
+        (v->extents[region][place.extent] + place.offset) / (is_row ? ROW_ALIGN : RECORD_ALIGN);
+    *bit = (uint8_t)(1u << at % 8);
+    return &(is_row ? v->rows_checked : v->records_checked)[at / 8];
+}
+
+bool jvdb_file_is_checked(struct jvdb_file *f, enum region_id region, uint64_t cell)
+{
+    if (in_memory(f)) return true;
+    uint8_t bit;
+    _Atomic uint8_t *byte = checked_byte(f, region, cell, &bit);
+    return atomic_load_explicit(byte, memory_order_relaxed) & bit;
+}
+
+void jvdb_file_set_checked(struct jvdb_file *f, enum region_id region, uint64_t cell)
+{
+    uint8_t bit;
+    _Atomic uint8_t *byte = checked_byte(f, region, cell, &bit);
+    atomic_fetch_or_explicit(byte, bit, memory_order_relaxed);
 }

@@ -24,7 +24,10 @@
 #include "storage/region.h"
 #include "storage/space.h"
 
-enum { ROW_ALIGN = 64 }; /* rows start at multiples of it: a cache line, the widest SIMD load */
+enum {
+    ROW_ALIGN = 64,  /* rows start at multiples of it: a cache line, the widest SIMD load */
+    RECORD_ALIGN = 8 /* so do records */
+};
 
 /* State of a block of a mutable region. */
 enum block_state {
@@ -37,12 +40,15 @@ enum block_state {
 /* One mapping of the file.  Replaced as a whole when the file outgrows it; readers inside an epoch
  * section may go on with the old one, which then shows the state of the moment of replacement. */
 struct jvdb_view {
-    const uint8_t *shared;    /* immutable regions                     */
-    uint8_t *mutable_bytes;   /* mutable regions                       */
-    uint64_t map_bytes;       /* of each mapping, beyond the file      */
-    _Atomic uint8_t *state;   /* enum block_state, one for each block  */
-    _Atomic uint8_t *checked; /* one bit for each ROW_ALIGN bytes: the row there was checked   */
-    bool owns_maps;           /* false: a later view has the same maps */
+    const uint8_t *shared;  /* immutable regions                     */
+    uint8_t *mutable_bytes; /* mutable regions                       */
+    uint64_t map_bytes;     /* of each mapping, beyond the file      */
+    _Atomic uint8_t *state; /* enum block_state, one for each block  */
+    /* The row that begins at a multiple of ROW_ALIGN, the record that begins at a multiple of
+     * RECORD_ALIGN, was checked against its checksum: one bit each.  (jvdb_file_checked()) */
+    _Atomic uint8_t *rows_checked;
+    _Atomic uint8_t *records_checked;
+    bool owns_maps;                        /* false: a later view has the same maps */
     const uint64_t *extents[REGION_COUNT]; /* offset in the file of each extent */
 };
 
@@ -124,6 +130,12 @@ bool jvdb_file_verify(struct jvdb_file *f, uint64_t block);
 bool jvdb_file_set_sum(struct jvdb_file *f, uint64_t block, uint32_t crc);
 /* Where block number `index` of REGION_SUMS lies, as a block of the file. */
 uint64_t jvdb_file_sum_block(struct jvdb_file *f, size_t index);
+
+/* R: a bit that says "checked" for the row (REGION_VECTORS) or record (REGION_RECORDS) that begins
+ * at `cell`: get it, or set it.  In memory nothing needs a check.  A bit may be forgotten (the file
+ * was mapped anew): then it is checked once more. */
+bool jvdb_file_is_checked(struct jvdb_file *f, enum region_id region, uint64_t cell);
+void jvdb_file_set_checked(struct jvdb_file *f, enum region_id region, uint64_t cell);
 
 static inline const void *jvdb_file_read(struct jvdb_file *f, enum region_id region, uint64_t cell)
 {

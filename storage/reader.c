@@ -57,15 +57,8 @@ bool slot_is_visible(const struct slot *s, uint64_t lsn, uint64_t now_ms)
 const float *slot_vector(struct database *db, uint32_t slot_number, const struct slot *s)
 {
     const float *vector = jvdb_file_read(&db->file, REGION_VECTORS, slot_number);
-    if (!vector || db->dir_fd < 0) return vector;
-
-    const struct jvdb_view *v = atomic_load_explicit(&db->file.view, memory_order_acquire);
-    uint64_t line = (uint64_t)((const uint8_t *)vector - v->shared) / ROW_ALIGN;
-    /* A view that was replaced meanwhile has another base: then check the row, it costs little. */
-    bool in_view = (const uint8_t *)vector >= v->shared && line < v->map_bytes / ROW_ALIGN;
-    _Atomic uint8_t *bits = in_view ? &v->checked[line / 8] : NULL;
-    uint8_t bit = (uint8_t)(1u << line % 8);
-    if (bits && atomic_load_explicit(bits, memory_order_relaxed) & bit) return vector;
+    if (!vector) return NULL;
+    if (jvdb_file_is_checked(&db->file, REGION_VECTORS, slot_number)) return vector;
 
     struct disk_wal_op op = {.key = s->key, .text_bytes = s->text_bytes};
     if (database_row_crc(db, &op, vector) != s->row_crc) {
@@ -74,7 +67,7 @@ const float *slot_vector(struct database *db, uint32_t slot_number, const struct
                   slot_number);
         return NULL;
     }
-    if (bits) atomic_fetch_or_explicit(bits, bit, memory_order_relaxed);
+    jvdb_file_set_checked(&db->file, REGION_VECTORS, slot_number);
     return vector;
 }
 

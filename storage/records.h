@@ -19,7 +19,8 @@ MUST_CHECK enum err_code records_write(struct jvdb_file *f, uint64_t record_at, 
                                        const char *text, uint32_t text_bytes, const char *metadata,
                                        uint32_t metadata_bytes, struct err *err);
 
-/* R: the string id of a record; `text_bytes` is what the caller expects.  Points into the mapping,
+/* R: the string id of a record; `text_bytes` is what the caller expects.
+ * The record's checksum is compared at the first touch.  Points into the mapping,
  * or to `copy` if the record straddles extents.  NULL: damaged. */
 const char *records_text(struct jvdb_file *f, uint64_t record_at, uint32_t text_bytes,
                          char copy[ID_BYTES_MAX]);

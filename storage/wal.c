@@ -558,11 +558,13 @@ static enum err_code replay_segment(struct replay *rp, struct segment *seg, uint
     if (lsn < end_lsn && lsn > rp->checkpoint_lsn) {
         if (!rp->cut_lsn) rp->cut_lsn = lsn;
         rc = look_for_evidence(rp, seg, bytes, size, at, err);
-        /* What is cut is the tail up to the last byte that is not zero. */
-        uint64_t tail = size;
-        while (tail > at && bytes[tail - 1] == 0)
-            tail--;
-        rp->found->cut_bytes += tail - at;
+        /* A record that was begun names its LSN; anything else is what an earlier life of the file
+         * left there. */
+        const struct disk_wal_record *torn = (const void *)(bytes + at);
+        if (size - at >= sizeof *torn && torn->lsn == lsn) {
+            uint64_t rest = size - at, length = padded(torn->bytes);
+            rp->found->cut_bytes += length < rest ? length : rest;
+        }
     }
     return rc;
 }

@@ -371,9 +371,6 @@ static bool all_right_or_refused(struct service *svc)
         rc = reader_get(&r, &id, &row, &err);
         refused = rc != ERR_OK;
         if (rc) {
-            /* TODO: a string id is compared before its record's checksum is, so one with a flipped
-             * bit is missing rather than damaged.  To be refused once lookups check the record. */
-            if (id.text && rc == ERR_VECTOR_NOT_FOUND) break;
             if (rc != ERR_CORRUPT && rc != ERR_QUARANTINED) fail_msg("%d: %s", (int)rc, err.msg);
             break;
         }
