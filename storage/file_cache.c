@@ -196,7 +196,7 @@ static void evict(struct file_cache *c, struct entry *victim)
 static bool make_room(struct file_cache *c)
 {
     struct timespec until;
-    clock_gettime(CLOCK_REALTIME, &until);
+    clock_gettime(CLOCK_MONOTONIC, &until);
     until.tv_sec += WAIT_FOR_ROOM_S;
     while (c->open_files >= c->max_open) {
         struct entry *victim = pick_victim(c);
@@ -712,7 +712,11 @@ struct file_cache *file_cache_new(struct engine *engine, size_t max_open)
     c->engine = engine;
     c->max_open = max_open;
     mutex_init(&c->mu, LOCK_FILE_CACHE);
-    pthread_cond_init(&c->changed, NULL);
+    pthread_condattr_t attr;
+    pthread_condattr_init(&attr);
+    pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
+    pthread_cond_init(&c->changed, &attr);
+    pthread_condattr_destroy(&attr);
     return c;
 }
 

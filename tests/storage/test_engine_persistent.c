@@ -1,4 +1,5 @@
 /* What only databases in files can get wrong: the LRU's closing and opening, and kills. */
+#include "tests/storage/faults.h"
 #include "tests/storage/fixture.h"
 
 static struct err err;
@@ -70,11 +71,44 @@ static void starts_that_end_in_kills_leave_a_log_that_takes_writes(void **state)
     test_dir_remove(image);
 }
 
+static void a_closed_database_that_could_not_be_dropped_is_flushed_by_a_stop(void **state)
+{
+    (void)state;
+    char *dir = test_dir_new();
+    struct service_options options = test_options(dir);
+    options.max_open_files = 5;
+    struct service *svc;
+    CHECK_OK(service_open(&options, &svc, &err));
+    char name[8];
+    for (int i = 0; i < 8; i++) { /* the first are closed again, with a log */
+        snprintf(name, sizeof name, "d%d", i);
+        test_create(svc, name, 2, METRIC_EUCLIDEAN);
+        struct database *db = test_acquire(svc, name);
+        test_put_number(db, 1, 1);
+        service_release(db);
+    }
+    assert_false(test_info(svc, "d0").open);
+    faults_arm(FAULT_WRITE, 0, ENOSPC);
+    enum err_code rc = service_drop(svc, "d0", &err);
+    faults_disarm();
+    assert_int_equal(rc, ERR_STORAGE_FULL);
+    test_service_close(svc);
+
+    svc = test_service_open(dir);
+    struct database *db = test_acquire(svc, "d0");
+    assert_int_equal(test_count(db), 1);
+    assert_int_equal(test_info(svc, "d0").wal_bytes, 0);
+    service_release(db);
+    test_service_close(svc);
+    test_dir_remove(dir);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_database_may_be_closed_and_opened_for_one_write_any_number_of_times),
         cmocka_unit_test(starts_that_end_in_kills_leave_a_log_that_takes_writes),
+        cmocka_unit_test(a_closed_database_that_could_not_be_dropped_is_flushed_by_a_stop),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
