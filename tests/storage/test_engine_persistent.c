@@ -23,7 +23,7 @@ static void a_database_may_be_closed_and_opened_for_one_write_any_number_of_time
     options.max_open_files = 5;
     struct service *svc;
     CHECK_OK(service_open(&options, &svc, &err));
-    char name[8];
+    char name[16];
     for (int i = 0; i < 6; i++) {
         snprintf(name, sizeof name, "d%d", i);
         test_create(svc, name, 2, METRIC_EUCLIDEAN);
@@ -79,7 +79,7 @@ static void a_closed_database_that_could_not_be_dropped_is_flushed_by_a_stop(voi
     options.max_open_files = 5;
     struct service *svc;
     CHECK_OK(service_open(&options, &svc, &err));
-    char name[8];
+    char name[16];
     for (int i = 0; i < 8; i++) { /* the first are closed again, with a log */
         snprintf(name, sizeof name, "d%d", i);
         test_create(svc, name, 2, METRIC_EUCLIDEAN);
