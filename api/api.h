@@ -76,6 +76,8 @@ struct api_request {
     const char *request_id; /* X-Request-Id of the client, or NULL */
     const char *accept;
     const char *origin;
+    const char *if_match; /* conditions and idempotency: refused until they are kept */
+    const char *idempotency_key;
     bool has_content_length;
     uint64_t content_length;
     bool chunked; /* Transfer-Encoding: chunked */

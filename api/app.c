@@ -244,6 +244,17 @@ static enum api_next finish(struct api_app *app, struct api_request *req, struct
     return API_DONE;
 }
 
+/* A condition that nobody tests must not look as if it had been met. */
+static enum err_code check_conditions(const struct api_request *req, struct err *err)
+{
+    if (strcmp(req->method, "GET") == 0 || strcmp(req->method, "HEAD") == 0) return ERR_OK;
+    const char *header = req->if_match          ? "If-Match"
+                         : req->idempotency_key ? "Idempotency-Key"
+                                                : NULL;
+    if (!header) return ERR_OK;
+    return err_set(err, ERR_INVALID_REQUEST, "%s is not supported by this version", header);
+}
+
 enum api_next api_begin(struct api_app *app, struct api_request *req, struct api_response *res)
 {
     struct err err;
@@ -261,6 +272,7 @@ enum api_next api_begin(struct api_app *app, struct api_request *req, struct api
                         &res->retry_after_seconds, &err);
         if (rc == ERR_UNAUTHORIZED) add_header(res, "WWW-Authenticate", "Bearer");
     }
+    if (!rc) rc = check_conditions(req, &err);
     if (!rc) rc = check_body(app, req, &err);
     if (rc) {
         /* A body that is on its way is not worth reading. */

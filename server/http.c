@@ -447,6 +447,8 @@ static enum MHD_Result header_visit(void *cls, enum MHD_ValueKind kind, const ch
         {"X-Request-Id", &req->request_id},
         {"Accept", &req->accept},
         {"Origin", &req->origin},
+        {"If-Match", &req->if_match},
+        {"Idempotency-Key", &req->idempotency_key},
     };
 
     (void)kind;

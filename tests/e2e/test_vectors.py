@@ -120,6 +120,17 @@ def test_the_etag_is_the_version(db):
     assert db.get(at(1)).headers["ETag"].strip('"') == str(lsn)
 
 
+@pytest.mark.parametrize("header", ["If-Match", "Idempotency-Key"])
+def test_a_condition_that_would_not_be_kept_is_refused_by_name(db, header):
+    db.put(at(1), {"data": [1, 2, 3]}, 201)
+    for method, body in (("PUT", b'{"data": [7, 8, 9]}'), ("DELETE", b"")):
+        answer = db.request(method, at(1), 400, data=body,
+                            headers={header: '"1"', "Content-Type": "application/json"})
+        assert answer.json()["error"]["code"] == "invalid_request"
+        assert header in answer.json()["error"]["message"]
+    assert db.get(at(1)).json()["data"] == [1, 2, 3]
+
+
 def test_include_chooses_the_fields(db):
     db.post("/databases/v/vectors", {"vector_id": 1, "data": [1, 2, 3], "metadata": {"a": 1}})
     for include, keys in (("metadata", {"metadata"}), ("data", {"data"}),
