@@ -72,11 +72,9 @@ static void ckpt_block(struct ckpt_writer *w, uint64_t block, const void *bytes)
 {
     if (w->count == w->cap) {
         size_t cap = w->cap ? w->cap * 2 : 256;
-        uint64_t *grown = mem_resize(w->blocks, cap * sizeof *grown);
-        if (!grown) {
-            w->os_errno = w->os_errno ? w->os_errno : ENOMEM;
-            return;
-        }
+        uint64_t *grown = mem_zalloc(cap * sizeof *grown);
+        if (w->count) memcpy(grown, w->blocks, w->count * sizeof *grown);
+        mem_free(w->blocks);
         w->blocks = grown;
         w->cap = cap;
     }

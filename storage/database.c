@@ -173,7 +173,8 @@ void database_close_idle_writer(struct database *db, uint64_t idle_ns)
     if (os_errno) {
         log_error("database \"%s\" is read-only until restart: syncing %s failed: %s", db->name,
                   db->file.file_name, strerror(os_errno));
-        atomic_store(&db->failed, ERR_READ_ONLY);
+        int expected = ERR_OK; /* damage is worse, and stays */
+        atomic_compare_exchange_strong(&db->failed, &expected, ERR_READ_ONLY);
     } else if (fd >= 0 && db->file.write_count == writes) {
         file_close(fd);
         db->file.fd = -1;
@@ -368,9 +369,13 @@ enum err_code database_apply(struct database *db, uint64_t lsn, const struct row
     switch (op->head.kind) {
     case WAL_OP_PUT:
         return apply_put(db, lsn, op, err);
-    case WAL_OP_DELETE:
-        if (op->head.slot >= db->counts.slot_count) return database_damaged(db, "the log", err);
+    case WAL_OP_DELETE: {
+        const struct slot *s = op->head.slot < db->counts.slot_count
+                                   ? jvdb_file_read(&db->file, REGION_SLOTS, op->head.slot)
+                                   : NULL;
+        if (!s || s->death != SLOT_NEVER) return database_damaged(db, "the log or a slot", err);
         return end_row(db, op->head.slot, lsn, err);
+    }
     default:
         return database_damaged(db, "the log", err);
     }
@@ -486,7 +491,8 @@ static enum err_code place_rows(struct database *db, struct row_input *rows, siz
 
         const struct slot *s = NULL;
         if (dead) {
-            s = jvdb_file_read(&db->file, REGION_SLOTS, dead - 1);
+            s = dead <= db->counts.slot_count ? jvdb_file_read(&db->file, REGION_SLOTS, dead - 1)
+                                              : NULL;
             if (!s) return database_damaged(db, "a slot", err);
         }
         if (s && s->death <= db->reuse_lsn) {

@@ -107,7 +107,9 @@ static void take_entry(void *ctx, const struct catalog_entry *ce)
     memcpy(e.name, ce->name, sizeof e.name);
     memcpy(e.uuid, ce->uuid, sizeof e.uuid);
     struct err err;
-    if (file_cache_add(l->cache, &e, NULL, &err)) log_warning("catalog: %s", err.msg);
+    if (database_name_check(e.name, strlen(e.name), &err) ||
+        file_cache_add(l->cache, &e, NULL, &err))
+        log_warning("catalog: %s", err.msg);
 }
 
 static enum err_code remove_files(struct persistent *p, const char *name, struct err *err)

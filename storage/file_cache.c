@@ -163,9 +163,11 @@ static enum err_code close_entry(struct file_cache *c, struct entry *e, bool kee
     e->state = CLOSED;
     e->info.has_log = has_log;
     if (has_log) c->kept_logs++;
-    if (failed) {
+    if (failed || rc == ERR_READ_ONLY) {
+        /* Opened again it would forget that. */
         e->quarantined = true;
-        snprintf(e->reason, sizeof e->reason, FOUND_IN_USE);
+        snprintf(e->reason, sizeof e->reason, "%s",
+                 failed ? FOUND_IN_USE : "it could not be written to disk; restart the server");
     }
     assert(c->open_files > 0);
     c->open_files--;

@@ -158,7 +158,8 @@ static void tend(struct flusher *f)
             struct err err;
             if (since && clock_ns() - since >= f->wal_sync_ns && wal_sync(db->wal, &err))
                 log_error("%s", err.msg);
-            if (wal_bytes(db->wal) > f->wal_bytes_max && f->engine->ops->flush(f->engine, db, &err))
+            if (wal_bytes(db->wal) > f->wal_bytes_max && !database_check_writable(db, &err) &&
+                f->engine->ops->flush(f->engine, db, &err))
                 log_warning("checkpoint for the length of the log: %s", err.msg);
         }
         database_close_idle_writer(db, IDLE_WRITER_NS);

@@ -694,7 +694,11 @@ enum err_code wal_open(const struct wal_options *options, wal_replay_fn *replay,
     }
     rc = replay_all(&rp, segs, count, err);
     if (rc) goto out;
-
+    /* They wait for the next checkpoint to be dropped, which needs their names only. */
+    for (size_t i = 0; i < count; i++) {
+        file_close(segs[i].fd);
+        segs[i].fd = -1;
+    }
     found->segments = (uint32_t)count;
     wal->sequence = count ? segs[count - 1].sequence : 0;
     wal->last_lsn = rp.lsn;
