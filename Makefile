@@ -17,7 +17,7 @@ PREFIX  ?= /usr/local
 DESTDIR ?=
 O       := build/$(BUILD)
 Q       := $(if $(V),,@)
-VERSION := $(shell cat VERSION)
+VERSION := 2.2.0
 
 SERVER_PACKAGES := gcc make pkg-config libc6-dev libmicrohttpd-dev libjansson-dev libuv1-dev \
                    libmimalloc-dev libcurl4-openssl-dev nettle-dev
