@@ -321,7 +321,7 @@ static enum err_code take_slot(struct database *db, uint32_t number, struct err 
     return ERR_OK;
 }
 
-static enum err_code apply_put(struct database *db, uint64_t lsn, const struct row_op *op,
+static enum err_code apply_put(struct database *db, uint64_t lsn, struct row_op *op,
                                struct err *err)
 {
     const struct disk_wal_op *h = &op->head;
@@ -360,11 +360,11 @@ static enum err_code apply_put(struct database *db, uint64_t lsn, const struct r
 
     if (id_index_put(&db->index, &key, h->record_at, h->slot, &old) == INDEX_DAMAGED)
         return database_damaged(db, "the id index", err);
-    return replaced && replaced->death == SLOT_NEVER ? end_row(db, old, lsn, err) : ERR_OK;
+    op->replaced = replaced && replaced->death == SLOT_NEVER;
+    return op->replaced ? end_row(db, old, lsn, err) : ERR_OK;
 }
 
-enum err_code database_apply(struct database *db, uint64_t lsn, const struct row_op *op,
-                             struct err *err)
+enum err_code database_apply(struct database *db, uint64_t lsn, struct row_op *op, struct err *err)
 {
     switch (op->head.kind) {
     case WAL_OP_PUT:
@@ -566,7 +566,7 @@ out:
 
 /* Steps 4 and 5.  A failure here is damage (which quarantines): the log has the record, memory has
  * half of it. */
-static enum err_code apply_and_publish(struct database *db, uint64_t lsn, const struct row_op *ops,
+static enum err_code apply_and_publish(struct database *db, uint64_t lsn, struct row_op *ops,
                                        size_t count, struct err *err)
 {
     for (size_t i = 0; i < count; i++) {
@@ -591,25 +591,16 @@ enum err_code database_put(struct database *db, struct row_input *rows, size_t c
     rc = lock_writer(db, may_block, err);
     if (rc) goto out;
     advance_reuse(db);
-    for (size_t i = 0; i < count; i++) {
-        uint32_t slot;
-        rows[i].replaced = false;
-        if (rows[i].assign_id) continue;
-        struct index_key key = index_key_of(&rows[i].id);
-        enum index_result found = id_index_find(&db->index, &key, &slot);
-        if (found == INDEX_FOUND) {
-            const struct slot *s = jvdb_file_read(&db->file, REGION_SLOTS, slot);
-            rows[i].replaced = s && s->death == SLOT_NEVER;
-        }
-    }
     uint64_t slots = 0, records_bytes = 0;
     rc = place_rows(db, rows, count, ops, &slots, &records_bytes, err);
     if (!rc) rc = database_reserve(db, slots, records_bytes, count, err);
     if (!rc) rc = database_write_rows(db, next_lsn(db), ops, count, err);
     if (!rc) rc = log_rows(db, ops, count, lsn, err);
     if (!rc) rc = apply_and_publish(db, *lsn, ops, count, err);
-    if (!rc) stat_add(STAT_INSERTS, count);
     mutex_unlock(&db->writer);
+    if (!rc) stat_add(STAT_INSERTS, count);
+    for (size_t i = 0; i < count && !rc; i++)
+        rows[i].replaced = ops[i].replaced;
 out:
     mem_free(ops);
     return rc;

@@ -35,7 +35,7 @@ struct row_input {
     const float *vector;  /* `dimension` finite floats                                         */
     const char *metadata; /* JSON object text, validated by the caller; NULL or "{}" for none  */
     uint32_t metadata_bytes;
-    bool replaced; /* out: a row with this id existed                                            */
+    bool replaced; /* out, on success: a row with this id existed, perhaps from this very batch  */
 };
 
 /* Upsert all `count` rows or none: one log record, one LSN.  Rows are applied in order; the last of

@@ -86,8 +86,9 @@ struct row_op {
     const char *text;
     const char *metadata;
     const float *vector;
+    bool replaced; /* out of database_apply(): the put ended a live row of its id */
 };
-MUST_CHECK enum err_code database_apply(struct database *db, uint64_t lsn, const struct row_op *op,
+MUST_CHECK enum err_code database_apply(struct database *db, uint64_t lsn, struct row_op *op,
                                         struct err *err);
 /* Room for so many slots, bytes of records, and keys in the index. */
 MUST_CHECK enum err_code database_reserve(struct database *db, uint64_t slots,

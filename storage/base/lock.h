@@ -19,7 +19,8 @@ enum lock_rank {
     LOCK_ROUND,       /* flusher.c: which database comes next                                     */
     LOCK_FILE_CACHE,  /* file_cache.c: the table of databases, pins, LRU order                    */
     LOCK_CHECKPOINT,  /* checkpoint.c: one checkpoint of a database at a time; held across its
-                         fsyncs, which is its purpose: writers and readers never take it          */
+                         fsyncs, which is its purpose: readers never take it, a writer only to
+                         start the log after an open                                              */
     LOCK_DATABASE,    /* database.c: the one writer of a database: log order == apply order       */
     LOCK_BLOCKS,      /* jvdb_file.c: dirty and verified blocks                                   */
     LOCK_WAL,         /* wal.c: end of the log, waiters                                           */

@@ -120,6 +120,13 @@ def test_the_etag_is_the_version(db):
     assert db.get(at(1)).headers["ETag"].strip('"') == str(lsn)
 
 
+def test_an_id_twice_in_a_batch_is_created_once_and_replaced_once(db):
+    rows = [{"vector_id": 7, "data": [1, 1, 1]}, {"vector_id": 7, "data": [2, 2, 2]}]
+    answer = db.post("/databases/v/vectors/batch", {"vectors": rows}, 200).json()
+    assert (answer["count"], answer["created"], answer["replaced"]) == (2, 1, 1)
+    assert db.get(at(7)).json()["data"] == [2, 2, 2]
+
+
 @pytest.mark.parametrize("header", ["If-Match", "Idempotency-Key"])
 def test_a_condition_that_would_not_be_kept_is_refused_by_name(db, header):
     db.put(at(1), {"data": [1, 2, 3]}, 201)
