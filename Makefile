@@ -3,6 +3,8 @@
 # make test        install what the tests need, build, run every test (unit and end to end)
 # make unit        the unit tests alone;  make unit T=wal  only files whose name contains "wal"
 # make e2e         the tests against the running daemon alone;  E2E_ARGS="-k restart"
+# make faults      the fault tests alone (power loss, kills, damage ...);  FAULT_ARGS="-k power"
+# make torture     the fault tests with new seeds and more of everything;  HOURS=8
 # make check       unit and end-to-end tests under ASan+UBSan, then under TSan
 # make bench       benchmarks; ratios measured side by side in one run
 # make install     DESTDIR= PREFIX=/usr/local: programs, unit files, configuration, documents
@@ -22,7 +24,7 @@ VERSION := 2.2.0
 SERVER_PACKAGES := gcc make pkg-config libc6-dev libmicrohttpd-dev libjansson-dev libuv1-dev \
                    libmimalloc-dev libcurl4-openssl-dev nettle-dev
 TEST_PACKAGES   := libcmocka-dev python3 python3-pytest python3-numpy python3-requests curl jq \
-                   lsof procps
+                   lsof procps libfuse3-dev fuse3
 
 ARCH := $(shell $(CC) -dumpmachine)
 CFLAGS  ?=
@@ -53,9 +55,13 @@ SERVER_SRC := $(wildcard server/*.c)
 CLI_SRC    := $(wildcard server/cli/*.c)
 TEST_SRC   := $(wildcard tests/*/test_*.c tests/*/*/test_*.c)
 BENCH_SRC  := $(wildcard bench/*.c)
+# Tools of the fault tests: file systems (*fs.c) are programs, *_shim.c are preloaded libraries.
+FAULT_FS   := $(wildcard tests/faults/*fs.c)
+FAULT_SHIM := $(wildcard tests/faults/*_shim.c)
 obj         = $(patsubst %.c,$(O)/%.o,$(1))
 bin         = $(patsubst %.c,$(O)/%,$(1))
 PROGRAMS   := $(O)/jadevectordb $(O)/jadevectordb-cli
+FAULT_TOOLS := $(call bin,$(FAULT_FS)) $(FAULT_SHIM:%.c=$(O)/%.so)
 
 all: $(PROGRAMS)
 	@mkdir -p bin
@@ -74,6 +80,15 @@ $(call bin,$(filter tests/server/%,$(TEST_SRC))): $(O)/%: $(O)/%.o $(O)/libserve
 $(O)/libserver.a: $(call obj,$(filter-out server/main.c,$(SERVER_SRC)))
 $(call bin,$(BENCH_SRC)): $(O)/%: $(O)/%.o $(O)/libjadevectordb.a
 	$(LINK) $(MIMALLOC) -ljansson -lcurl -lm
+
+# The daemon under test has sanitizers, its tools do not.
+$(call bin,$(FAULT_FS)): $(O)/%: %.c
+	@mkdir -p $(@D)
+	$(Q)$(CC) -std=c17 -D_GNU_SOURCE -O2 -g -Wall -Wextra -pthread -o $@ $< \
+	    $(shell pkg-config --cflags --libs fuse3 2>/dev/null)
+$(FAULT_SHIM:%.c=$(O)/%.so): $(O)/%.so: %.c
+	@mkdir -p $(@D)
+	$(Q)$(CC) -std=c17 -D_GNU_SOURCE -O2 -g -Wall -Wextra -pthread -fPIC -shared -o $@ $< -ldl
 
 # One file per instruction set; storage/kernel/kernel.c decides at run time.
 ifneq (,$(findstring x86_64,$(ARCH)))
@@ -120,8 +135,15 @@ unit: $(call bin,$(UNIT_SRC))
 	@scripts/run-unit-tests.sh $(call bin,$(UNIT_SRC))
 e2e: all
 	@scripts/run-e2e-tests.sh $(O) $(E2E_ARGS)
+fault-tools: $(FAULT_TOOLS)
+faults: all fault-tools
+	@scripts/run-fault-tests.sh $(O) $(FAULT_ARGS)
+HOURS ?= 1
+torture: test-deps
+	@$(MAKE) --no-print-directory all fault-tools
+	@scripts/torture.sh $(O) $(HOURS)
 test: test-deps
-	@$(MAKE) --no-print-directory all unit-programs
+	@$(MAKE) --no-print-directory all unit-programs fault-tools
 	@scripts/run-all-tests.sh $(O)
 check: test-deps
 	@scripts/check.sh
@@ -157,5 +179,5 @@ clean:
 	rm -rf build bin
 
 -include $(shell find $(O) -name '*.d' 2>/dev/null)
-.PHONY: all deps test-deps run unit unit-programs e2e test check bench install format lint help clean
+.PHONY: all deps test-deps run unit unit-programs e2e faults fault-tools torture test check bench install format lint help clean
 .SECONDARY:

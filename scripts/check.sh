@@ -37,7 +37,7 @@ for build in asan tsan; do
     result=0
     # Not `all`: that would put these programs into bin/.
     make -j2 --no-print-directory BUILD=$build O="$dir" ${CC:+CC="$CC"} \
-        "$dir/jadevectordb" "$dir/jadevectordb-cli" unit-programs || result=1
+        "$dir/jadevectordb" "$dir/jadevectordb-cli" unit-programs fault-tools || result=1
     if [ $result -eq 0 ]; then
         { scripts/run-all-tests.sh "$dir" || echo failed >"$dir/check.failed"; } |
             tee "$dir/check.log"

@@ -1,8 +1,8 @@
 #!/bin/sh
-# run-all-tests.sh OUTDIR - every unit test and every end-to-end test of the build in OUTDIR.
+# run-all-tests.sh OUTDIR - every unit, end-to-end and fault test of the build in OUTDIR.
 #
 # The last line is "N passed, N failed" (", N skipped"); exit status 1 if anything failed or if one
-# of the two kinds did not run.
+# of the three kinds did not run.
 set -eu
 
 cd "$(dirname "$0")/.."
@@ -22,28 +22,37 @@ status=0
 scripts/run-unit-tests.sh "$@" || status=1
 read -r passed failed skipped <"$UNIT_COUNTS"
 
-echo "== end-to-end tests"
-rm -f "$out/e2e.xml"
-e2e_status=0
-scripts/run-e2e-tests.sh "$out" || e2e_status=1
-
 # <testsuite name="pytest" errors="0" failures="1" skipped="0" tests="12" ...
 number() {
-    tr '>' '\n' <"$out/e2e.xml" | sed -n "s/^.*<testsuite .* $1=\"\([0-9]*\)\".*/\1/p" | head -n 1
+    tr '>' '\n' <"$1" | sed -n "s/^.*<testsuite .* $2=\"\([0-9]*\)\".*/\1/p" | head -n 1
 }
-tests=0 e2e_failed=0 e2e_skipped=0
-if [ -s "$out/e2e.xml" ]; then
-    tests=$(number tests) e2e_failed=$(($(number failures) + $(number errors)))
-    e2e_skipped=$(number skipped)
-else
-    e2e_status=1
-fi
-e2e_passed=$((tests - e2e_failed - e2e_skipped))
-# pytest itself failed, or was ended before it could say what did
-if [ $e2e_status -ne 0 ] && [ "$e2e_failed" -eq 0 ]; then e2e_failed=1; fi
-[ $e2e_status -eq 0 ] || status=1
 
-passed=$((passed + e2e_passed)) failed=$((failed + e2e_failed)) skipped=$((skipped + e2e_skipped))
+# add_pytest STATUS FILE: what pytest said of a run, added to the counts.
+add_pytest() {
+    tests=0 bad=0 left=0 ran=$1
+    if [ -s "$2" ]; then
+        tests=$(number "$2" tests) left=$(number "$2" skipped)
+        bad=$(($(number "$2" failures) + $(number "$2" errors)))
+    else
+        ran=1
+    fi
+    # pytest itself failed, or was ended before it could say what did
+    good=$((tests - bad - left))
+    if [ "$ran" -ne 0 ] && [ "$bad" -eq 0 ]; then bad=1; fi
+    [ "$ran" -eq 0 ] || status=1
+    passed=$((passed + good)) failed=$((failed + bad)) skipped=$((skipped + left))
+}
+
+for kind in e2e faults; do
+    case $kind in
+    e2e) echo "== end-to-end tests"; script=scripts/run-e2e-tests.sh ;;
+    faults) echo "== fault tests"; script=scripts/run-fault-tests.sh ;;
+    esac
+    rm -f "$out/$kind.xml"
+    kind_status=0
+    $script "$out" || kind_status=1
+    add_pytest $kind_status "$out/$kind.xml"
+done
 echo "== all tests"
 echo "$passed passed, $failed failed$([ "$skipped" -eq 0 ] || echo ", $skipped skipped")"
 exit $status

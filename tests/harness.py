@@ -23,7 +23,7 @@ from fractions import Fraction
 import numpy as np
 import requests
 
-TOP = pathlib.Path(__file__).resolve().parents[2]
+TOP = pathlib.Path(__file__).resolve().parents[1]
 SLOW = os.environ.get("JADEVECTORDB_SLOW", "") not in ("", "0")
 
 
