@@ -97,7 +97,7 @@ static void ckpt_begin(struct ckpt_writer *w, const struct database *db, uint64_
     struct disk_ckpt_header h = {
         .format_version = FORMAT_VERSION, .generation = generation, .lsn = lsn};
     memcpy(h.magic, CKPT_MAGIC, sizeof h.magic);
-    memcpy(h.uuid, db->file.uuid, sizeof h.uuid);
+    memcpy(h.uuid, db->store->file.uuid, sizeof h.uuid);
     uint8_t block[BLOCK_BYTES] = {0};
     memcpy(block, &h, sizeof h);
     ckpt_bytes(w, block, sizeof block);
@@ -258,10 +258,10 @@ static enum err_code make_manifest(struct run *run, struct err *err)
     struct jvdb_file *f = run->file;
     uint64_t taken = 0;
     for (;;) {
-        struct disk_counts counts = db->counts;
-        counts.index_root = atomic_load_explicit(&db->index.root, memory_order_relaxed);
-        counts.index_levels = db->index.levels;
-        counts.index_nodes = db->index.nodes;
+        struct disk_counts counts = db->store->counts;
+        counts.index_root = atomic_load_explicit(&db->store->index.root, memory_order_relaxed);
+        counts.index_levels = db->store->index.levels;
+        counts.index_nodes = db->store->index.nodes;
         run->manifest.len = 0;
         manifest_encode(f, &db->schema, &counts, run->generation, run->lsn, &run->manifest,
                         &run->sums_at, &run->sums_count);
@@ -558,7 +558,7 @@ static enum err_code check_room(struct database *db, struct err *err)
 /* The checkpoint lock is held, the descriptor is open. */
 static enum err_code run_locked(struct database *db, struct err *err)
 {
-    struct run run = {.db = db, .file = &db->file, .out.fd = -1};
+    struct run run = {.db = db, .file = &db->store->file, .out.fd = -1};
     uint64_t begun = clock_ns();
     enum err_code rc = database_check_writable(db, err);
     if (!rc) rc = check_room(db, err);
@@ -609,17 +609,17 @@ enum err_code checkpoint_close(struct database *db, struct err *err)
 {
     if (!db->wal) return ERR_OK;
     enum err_code rc = checkpoint_run(db, err);
-    if (rc || db->file.superblocks_alike) return rc;
+    if (rc || db->store->file.superblocks_alike) return rc;
 
     rc = lock_checkpoint(db, err);
     if (rc) return rc;
     struct disk_superblock sb;
-    uint64_t from = db->file.generation % SUPERBLOCK_COUNT, to = SUPERBLOCK_COUNT - 1 - from;
-    int os_errno = file_read(db->file.fd, &sb, sizeof sb, from * BLOCK_BYTES);
-    if (!os_errno) os_errno = file_write(db->file.fd, &sb, sizeof sb, to * BLOCK_BYTES);
-    if (!os_errno) os_errno = file_datasync(db->file.fd);
+    uint64_t from = db->store->file.generation % SUPERBLOCK_COUNT, to = SUPERBLOCK_COUNT - 1 - from;
+    int os_errno = file_read(db->store->file.fd, &sb, sizeof sb, from * BLOCK_BYTES);
+    if (!os_errno) os_errno = file_write(db->store->file.fd, &sb, sizeof sb, to * BLOCK_BYTES);
+    if (!os_errno) os_errno = file_datasync(db->store->file.fd);
     if (os_errno) rc = err_os(err, os_errno, "write the superblocks of \"%s\"", db->name);
-    db->file.superblocks_alike = rc == ERR_OK;
+    db->store->file.superblocks_alike = rc == ERR_OK;
     mutex_unlock(&db->checkpoint_mu);
     return rc;
 }

@@ -44,6 +44,22 @@ const char *database_name(const struct database *db)
     return db->name;
 }
 
+struct store *store_new(void)
+{
+    struct store *store = mem_new(struct store);
+    store->index.file = &store->file;
+    store->file.fd = store->file.dir_fd = -1;
+    store->counts.next_id = 1;
+    return store;
+}
+
+void store_free(struct store *store)
+{
+    if (!store) return;
+    jvdb_file_deinit(&store->file);
+    mem_free(store);
+}
+
 struct database *database_new(const char *name, const struct schema *schema, int dir_fd,
                               const struct database_host *host)
 {
@@ -56,9 +72,7 @@ struct database *database_new(const char *name, const struct schema *schema, int
     db->kernels = kernel_best();
     mutex_init(&db->checkpoint_mu, LOCK_CHECKPOINT);
     mutex_init(&db->writer, LOCK_DATABASE);
-    db->index.file = &db->file;
-    db->file.fd = db->file.dir_fd = -1;
-    db->counts.next_id = 1;
+    atomic_init(&db->store, store_new());
     return db;
 }
 
@@ -68,7 +82,7 @@ void database_free(struct database *db)
     wal_close(db->wal);
     if (atomic_load(&db->has_writer_fd) && db->host.writer_closed)
         db->host.writer_closed(db->host.ctx);
-    jvdb_file_deinit(&db->file);
+    store_free(db->store);
     mutex_deinit(&db->checkpoint_mu);
     mutex_deinit(&db->writer);
     mem_free(db->schema.options);
@@ -144,7 +158,7 @@ enum err_code database_writer_ready(struct database *db, enum patience patience,
     mutex_lock(&db->writer);
     bool already = atomic_load(&db->has_writer_fd);
     if (!already) {
-        rc = jvdb_file_writable(&db->file, err);
+        rc = jvdb_file_writable(&db->store->file, err);
         if (!rc) {
             atomic_store(&db->has_writer_fd, true);
             atomic_store(&db->last_write_ns, clock_ns());
@@ -163,8 +177,8 @@ void database_close_idle_writer(struct database *db, uint64_t idle_ns)
     /* The same descriptor from the first write to the sync: a fresh one can miss an error. */
     mutex_lock(&db->checkpoint_mu); /* a checkpoint uses it too */
     mutex_lock(&db->writer);
-    uint64_t writes = db->file.write_count;
-    int fd = db->file.fd;
+    uint64_t writes = db->store->file.write_count;
+    int fd = db->store->file.fd;
     mutex_unlock(&db->writer);
     int os_errno = fd >= 0 ? file_datasync(fd) : 0;
 
@@ -172,12 +186,12 @@ void database_close_idle_writer(struct database *db, uint64_t idle_ns)
     bool closed = false;
     if (os_errno) {
         log_error("database \"%s\" is read-only until restart: syncing %s failed: %s", db->name,
-                  db->file.file_name, strerror(os_errno));
+                  db->store->file.file_name, strerror(os_errno));
         int expected = ERR_OK; /* damage is worse, and stays */
         atomic_compare_exchange_strong(&db->failed, &expected, ERR_READ_ONLY);
-    } else if (fd >= 0 && db->file.write_count == writes) {
+    } else if (fd >= 0 && db->store->file.write_count == writes) {
         file_close(fd);
-        db->file.fd = -1;
+        db->store->file.fd = -1;
         atomic_store(&db->has_writer_fd, false);
         closed = true;
     }
@@ -194,12 +208,12 @@ enum err_code database_reserve(struct database *db, uint64_t slots, uint64_t rec
     if (slots > UINT32_MAX - 1)
         return err_set(err, ERR_STORAGE_FULL, "database \"%s\" has all the rows it can hold",
                        db->name);
-    enum err_code rc = jvdb_file_grow(&db->file, REGION_VECTORS, slots, err);
-    if (!rc) rc = jvdb_file_grow(&db->file, REGION_SLOTS, slots, err);
-    if (!rc) rc = jvdb_file_grow(&db->file, REGION_RECORDS, records_bytes, err);
+    enum err_code rc = jvdb_file_grow(&db->store->file, REGION_VECTORS, slots, err);
+    if (!rc) rc = jvdb_file_grow(&db->store->file, REGION_SLOTS, slots, err);
+    if (!rc) rc = jvdb_file_grow(&db->store->file, REGION_RECORDS, records_bytes, err);
     if (!rc)
-        rc = jvdb_file_grow(&db->file, REGION_ID_INDEX, id_index_nodes_needed(&db->index, keys),
-                            err);
+        rc = jvdb_file_grow(&db->store->file, REGION_ID_INDEX,
+                            id_index_nodes_needed(&db->store->index, keys), err);
     return rc;
 }
 
@@ -218,7 +232,7 @@ enum err_code database_write_rows(struct database *db, uint64_t lsn, const struc
     enum { RUN_MAX = 256 };
     struct iovec iov[2 * RUN_MAX];
     uint64_t vector_bytes = (uint64_t)db->schema.dimension * sizeof(float);
-    uint64_t padding = db->row_bytes - vector_bytes;
+    uint64_t padding = db->store->row_bytes - vector_bytes;
 
     for (size_t i = 0; i < count;) {
         if (ops[i].head.kind != WAL_OP_PUT) {
@@ -227,7 +241,7 @@ enum err_code database_write_rows(struct database *db, uint64_t lsn, const struc
         }
         /* Rows of neighbouring slots go out in one call. */
         uint32_t first = ops[i].head.slot;
-        uint64_t room = region_run(&db->file.shapes[REGION_VECTORS], first);
+        uint64_t room = region_run(&db->store->file.shapes[REGION_VECTORS], first);
         uint32_t rows = 0;
         int parts = 0;
         for (; i < count && rows < room && rows < RUN_MAX; i++, rows++) {
@@ -235,14 +249,15 @@ enum err_code database_write_rows(struct database *db, uint64_t lsn, const struc
             iov[parts++] = (struct iovec){(void *)(uintptr_t)ops[i].vector, vector_bytes};
             if (padding) iov[parts++] = (struct iovec){(void *)(uintptr_t)zeros, padding};
         }
-        enum err_code rc = jvdb_file_write(&db->file, REGION_VECTORS, first, iov, parts, err);
+        enum err_code rc =
+            jvdb_file_write(&db->store->file, REGION_VECTORS, first, iov, parts, err);
         if (rc) return rc;
     }
     for (size_t i = 0; i < count; i++) {
         const struct disk_wal_op *op = &ops[i].head;
         if (op->kind != WAL_OP_PUT || !op->record_at) continue;
-        enum err_code rc = records_write(&db->file, op->record_at, lsn, ops[i].text, op->text_bytes,
-                                         ops[i].metadata, op->metadata_bytes, err);
+        enum err_code rc = records_write(&db->store->file, op->record_at, lsn, ops[i].text,
+                                         op->text_bytes, ops[i].metadata, op->metadata_bytes, err);
         if (rc) return rc;
     }
     return ERR_OK;
@@ -252,13 +267,13 @@ enum err_code database_write_rows(struct database *db, uint64_t lsn, const struc
 
 static struct slot *slot_change(struct database *db, uint32_t number)
 {
-    return jvdb_file_change(&db->file, REGION_SLOTS, number);
+    return jvdb_file_change(&db->store->file, REGION_SLOTS, number);
 }
 
 /* The row of a slot ends at `lsn`; the slot joins the chain of those to be used again. */
 static enum err_code end_row(struct database *db, uint32_t number, uint64_t lsn, struct err *err)
 {
-    struct disk_counts *c = &db->counts;
+    struct disk_counts *c = &db->store->counts;
     struct slot *s = slot_change(db, number);
     if (!s) return database_damaged(db, "a slot", err);
     SET(s->death, lsn);
@@ -276,10 +291,10 @@ static enum err_code end_row(struct database *db, uint32_t number, uint64_t lsn,
     if (s->record_at) {
         struct disk_record head = {0};
         const struct disk_record *stored =
-            jvdb_file_read(&db->file, REGION_RECORDS, s->record_at - 1);
+            jvdb_file_read(&db->store->file, REGION_RECORDS, s->record_at - 1);
         /* Only an estimate for statistics: a head that straddles extents is left out. */
         if (stored &&
-            region_run(&db->file.shapes[REGION_RECORDS], s->record_at - 1) >= sizeof head) {
+            region_run(&db->store->file.shapes[REGION_RECORDS], s->record_at - 1) >= sizeof head) {
             memcpy(&head, stored, sizeof head);
             c->garbage_bytes += records_size(head.text_bytes, head.metadata_bytes);
         }
@@ -291,7 +306,7 @@ static struct index_key slot_key(struct database *db, const struct slot *s, char
 {
     struct index_key key = {.key = s->key};
     if (s->text_bytes) {
-        key.text = records_text(&db->file, s->record_at, s->text_bytes, copy);
+        key.text = records_text(&db->store->file, s->record_at, s->text_bytes, copy);
         key.text_bytes = key.text ? s->text_bytes : 0;
     }
     return key;
@@ -300,7 +315,7 @@ static struct index_key slot_key(struct database *db, const struct slot *s, char
 /* Take slot `number`: the head of the dead, or one behind the last. */
 static enum err_code take_slot(struct database *db, uint32_t number, struct err *err)
 {
-    struct disk_counts *c = &db->counts;
+    struct disk_counts *c = &db->store->counts;
     if (number == c->slot_count) {
         c->slot_count++;
         return ERR_OK;
@@ -315,7 +330,7 @@ static enum err_code take_slot(struct database *db, uint32_t number, struct err 
     char copy[ID_BYTES_MAX];
     struct index_key key = slot_key(db, s, copy);
     if (s->text_bytes && !key.text) return database_damaged(db, "a record", err);
-    if (id_index_remove(&db->index, &key, number) == INDEX_DAMAGED)
+    if (id_index_remove(&db->store->index, &key, number) == INDEX_DAMAGED)
         return database_damaged(db, "the id index", err);
     SET(s->birth, SLOT_NEVER); /* before anything else changes: readers look at death, then birth */
     return ERR_OK;
@@ -332,11 +347,11 @@ static enum err_code apply_put(struct database *db, uint64_t lsn, struct row_op 
 
     uint32_t old = 0;
     struct index_key key = {.key = h->key, .text = op->text, .text_bytes = h->text_bytes};
-    enum index_result found = id_index_find(&db->index, &key, &old);
+    enum index_result found = id_index_find(&db->store->index, &key, &old);
     if (found == INDEX_DAMAGED) return database_damaged(db, "the id index", err);
     const struct slot *replaced = NULL;
     if (found == INDEX_FOUND) {
-        replaced = jvdb_file_read(&db->file, REGION_SLOTS, old);
+        replaced = jvdb_file_read(&db->store->file, REGION_SLOTS, old);
         if (!replaced) return database_damaged(db, "a slot", err);
     }
     SET(s->birth, SLOT_NEVER);
@@ -353,12 +368,13 @@ static enum err_code apply_put(struct database *db, uint64_t lsn, struct row_op 
     SET(s->birth, lsn);
     if (h->record_at) {
         uint64_t end = h->record_at - 1 + records_size(h->text_bytes, h->metadata_bytes);
-        if (end > db->counts.records_bytes) db->counts.records_bytes = end;
+        if (end > db->store->counts.records_bytes) db->store->counts.records_bytes = end;
     }
-    db->counts.live_count++;
-    if (!h->text_bytes && h->key >= db->counts.next_id) db->counts.next_id = h->key + 1;
+    db->store->counts.live_count++;
+    if (!h->text_bytes && h->key >= db->store->counts.next_id)
+        db->store->counts.next_id = h->key + 1;
 
-    if (id_index_put(&db->index, &key, h->record_at, h->slot, &old) == INDEX_DAMAGED)
+    if (id_index_put(&db->store->index, &key, h->record_at, h->slot, &old) == INDEX_DAMAGED)
         return database_damaged(db, "the id index", err);
     op->replaced = replaced && replaced->death == SLOT_NEVER;
     return op->replaced ? end_row(db, old, lsn, err) : ERR_OK;
@@ -370,8 +386,8 @@ enum err_code database_apply(struct database *db, uint64_t lsn, struct row_op *o
     case WAL_OP_PUT:
         return apply_put(db, lsn, op, err);
     case WAL_OP_DELETE: {
-        const struct slot *s = op->head.slot < db->counts.slot_count
-                                   ? jvdb_file_read(&db->file, REGION_SLOTS, op->head.slot)
+        const struct slot *s = op->head.slot < db->store->counts.slot_count
+                                   ? jvdb_file_read(&db->store->file, REGION_SLOTS, op->head.slot)
                                    : NULL;
         if (!s || s->death != SLOT_NEVER) return database_damaged(db, "the log or a slot", err);
         return end_row(db, op->head.slot, lsn, err);
@@ -386,15 +402,16 @@ void database_publish(struct database *db, uint64_t lsn)
     uint32_t version = atomic_load_explicit(&db->snapshot_version, memory_order_relaxed);
     atomic_store_explicit(&db->snapshot_version, version + 1, memory_order_release);
     atomic_store_explicit(&db->visible_lsn, lsn, memory_order_release);
-    atomic_store_explicit(&db->live_count, db->counts.live_count, memory_order_release);
-    atomic_store_explicit(&db->slot_count, db->counts.slot_count, memory_order_release);
+    atomic_store_explicit(&db->live_count, db->store->counts.live_count, memory_order_release);
+    atomic_store_explicit(&db->slot_count, db->store->counts.slot_count, memory_order_release);
     /* Pairs with reader_begin(). */
     atomic_store_explicit(&db->snapshot_version, version + 2, memory_order_release);
 
     db->last_lsn = lsn;
-    atomic_store_explicit(&db->dead_count, db->counts.dead_count, memory_order_relaxed);
-    atomic_store_explicit(&db->garbage_bytes, db->counts.garbage_bytes, memory_order_relaxed);
-    atomic_store_explicit(&db->file_bytes, db->file.file_bytes, memory_order_relaxed);
+    atomic_store_explicit(&db->dead_count, db->store->counts.dead_count, memory_order_relaxed);
+    atomic_store_explicit(&db->garbage_bytes, db->store->counts.garbage_bytes,
+                          memory_order_relaxed);
+    atomic_store_explicit(&db->file_bytes, db->store->file.file_bytes, memory_order_relaxed);
     atomic_store_explicit(&db->last_write_ns, clock_ns(), memory_order_relaxed);
 }
 
@@ -433,7 +450,7 @@ static enum err_code lock_writer(struct database *db, bool may_block, struct err
             mutex_lock(&db->writer);
         else if (!mutex_trylock(&db->writer))
             return err_set(err, ERR_WOULD_BLOCK, "the writer is busy");
-        if (db->file.fd >= 0) return ERR_OK;
+        if (db->store->file.fd >= 0) return ERR_OK;
         mutex_unlock(&db->writer); /* closed as idle just now */
     }
 }
@@ -462,9 +479,9 @@ static enum err_code place_rows(struct database *db, struct row_input *rows, siz
                                 struct row_op *ops, uint64_t *slots, uint64_t *records_bytes,
                                 struct err *err)
 {
-    uint64_t slot_count = db->counts.slot_count, records = db->counts.records_bytes;
-    uint64_t next_id = db->counts.next_id;
-    uint32_t dead = db->counts.dead_first;
+    uint64_t slot_count = db->store->counts.slot_count, records = db->store->counts.records_bytes;
+    uint64_t next_id = db->store->counts.next_id;
+    uint32_t dead = db->store->counts.dead_first;
     for (size_t i = 0; i < count; i++) {
         struct row_input *row = &rows[i];
         struct disk_wal_op *op = &ops[i].head;
@@ -491,8 +508,9 @@ static enum err_code place_rows(struct database *db, struct row_input *rows, siz
 
         const struct slot *s = NULL;
         if (dead) {
-            s = dead <= db->counts.slot_count ? jvdb_file_read(&db->file, REGION_SLOTS, dead - 1)
-                                              : NULL;
+            s = dead <= db->store->counts.slot_count
+                    ? jvdb_file_read(&db->store->file, REGION_SLOTS, dead - 1)
+                    : NULL;
             if (!s) return database_damaged(db, "a slot", err);
         }
         if (s && s->death <= db->reuse_lsn) {
@@ -640,9 +658,9 @@ enum err_code database_delete(struct database *db, const struct vector_id *ids, 
     for (size_t i = 0; i < count && !rc; i++) {
         struct index_key key = index_key_of(&ids[i]);
         uint32_t slot;
-        enum index_result found = id_index_find(&db->index, &key, &slot);
+        enum index_result found = id_index_find(&db->store->index, &key, &slot);
         const struct slot *s =
-            found == INDEX_FOUND ? jvdb_file_read(&db->file, REGION_SLOTS, slot) : NULL;
+            found == INDEX_FOUND ? jvdb_file_read(&db->store->file, REGION_SLOTS, slot) : NULL;
         if (found == INDEX_DAMAGED || (found == INDEX_FOUND && !s))
             rc = database_damaged(db, "the id index", err);
         if (rc || !s || s->death != SLOT_NEVER) continue;

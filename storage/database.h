@@ -23,6 +23,7 @@
 #include "storage/types.h"
 
 struct database;
+struct store;
 
 const struct schema *database_schema(const struct database *db);
 const char *database_name(const struct database *db);
@@ -67,6 +68,7 @@ MUST_CHECK enum err_code database_wait(struct database *db, uint64_t lsn, struct
 
 struct reader {
     struct database *db;
+    struct store *store; /* private to storage                                      */
     uint64_t lsn;        /* the snapshot                                            */
     uint64_t live_count; /* rows in it                                              */
     uint32_t slot_count; /* private to storage                                      */

@@ -28,6 +28,15 @@ struct database_host {
     void *ctx;
 };
 
+/* The rows: a file, the index over it, and the counts that belong to both.  Compaction puts another
+ * store in its place; readers go on with the one that they began with. */
+struct store {
+    struct jvdb_file file;
+    struct id_index index;
+    struct disk_counts counts; /* without the index_ members, which are index's */
+    uint64_t row_bytes;        /* of a vector as it lies in the file, padding included */
+};
+
 struct database {
     /* Constant after open. */
     char name[NAME_BYTES_MAX + 1];
@@ -35,16 +44,15 @@ struct database {
     int dir_fd;           /* borrowed; -1: in memory */
     const struct kernel_set *kernels;
     struct database_host host;
-    uint64_t row_bytes; /* of a vector as it lies in the file, padding included */
-    void *owner;        /* the file cache's entry */
+    void *owner; /* the file cache's entry */
+
+    /* Of the newest rows.  Replaced under both locks below; readers load it with the snapshot. */
+    _Atomic(struct store *) store;
 
     struct mutex checkpoint_mu; /* LOCK_CHECKPOINT: file.generation and so on */
     uint64_t ckpt_bytes_missed; /* size of the last .ckpt, if it did not fit; LOCK_CHECKPOINT */
     struct mutex writer;        /* LOCK_DATABASE: all that follows            */
-    struct jvdb_file file;
-    struct wal *wal; /* NULL: in memory */
-    struct id_index index;
-    struct disk_counts counts; /* without the index_ members, which are index's */
+    struct wal *wal;            /* NULL: in memory */
     uint64_t last_lsn;
     uint64_t reuse_lsn; /* slots that died up to here may be used again */
     struct {
@@ -52,7 +60,8 @@ struct database {
         uint64_t epoch;
     } reuse_next;
 
-    /* The published snapshot: three values under a version that is odd while they change. */
+    /* The published snapshot: three values and the store, under a version that is odd while they
+     * change. */
     _Atomic uint32_t snapshot_version;
     _Atomic uint64_t visible_lsn;
     _Atomic uint64_t live_count;
@@ -73,6 +82,10 @@ struct database {
 };
 
 /* ---- database.c ---- */
+
+struct store *store_new(void);
+/* Unmap, close, free; nothing is written.  No reader is left.  NULL is fine. */
+void store_free(struct store *store);
 
 /* A database struct without files: for database_create() and database_open(). */
 struct database *database_new(const char *name, const struct schema *schema, int dir_fd,
@@ -121,7 +134,7 @@ MUST_CHECK enum err_code database_writer_ready(struct database *db, enum patienc
 /* R: is the row of this slot part of the snapshot? */
 bool slot_is_visible(const struct slot *s, uint64_t lsn, uint64_t now_ms);
 /* R: the vector of a slot, its checksum compared on the first touch.  NULL: damaged. */
-const float *slot_vector(struct database *db, uint32_t slot_number, const struct slot *s);
+const float *slot_vector(struct reader *r, uint32_t slot_number, const struct slot *s);
 /* R: everything of a visible slot. */
 MUST_CHECK enum err_code slot_row(struct reader *r, uint32_t slot_number, const struct slot *s,
                                   struct row *row, struct err *err);

@@ -22,12 +22,12 @@ static enum err_code open_database(struct engine *e, const char *name, const uin
 {
     (void)e, (void)hints;
     struct database *db = database_new(name, schema, -1, host);
-    enum err_code rc = jvdb_file_init(&db->file, -1, name, uuid, schema->dimension, err);
+    enum err_code rc = jvdb_file_init(&db->store->file, -1, name, uuid, schema->dimension, err);
     if (rc) {
         database_free(db);
         return rc;
     }
-    db->row_bytes = db->file.shapes[REGION_VECTORS].cell_bytes;
+    db->store->row_bytes = db->store->file.shapes[REGION_VECTORS].cell_bytes;
     *out = db;
     return ERR_OK;
 }

@@ -26,6 +26,7 @@ void reader_begin(struct database *db, struct reader *r)
     *r = (struct reader){.db = db, .now_ms = clock_wall_ms()};
     for (;;) {
         uint32_t version = atomic_load_explicit(&db->snapshot_version, memory_order_acquire);
+        r->store = atomic_load_explicit(&db->store, memory_order_acquire);
         r->lsn = atomic_load_explicit(&db->visible_lsn, memory_order_acquire);
         r->live_count = atomic_load_explicit(&db->live_count, memory_order_acquire);
         r->slot_count = atomic_load_explicit(&db->slot_count, memory_order_acquire);
@@ -54,20 +55,20 @@ bool slot_is_visible(const struct slot *s, uint64_t lsn, uint64_t now_ms)
     return s->expires_at_ms == 0 || now_ms < s->expires_at_ms;
 }
 
-const float *slot_vector(struct database *db, uint32_t slot_number, const struct slot *s)
+const float *slot_vector(struct reader *r, uint32_t slot_number, const struct slot *s)
 {
-    const float *vector = jvdb_file_read(&db->file, REGION_VECTORS, slot_number);
+    const float *vector = jvdb_file_read(&r->store->file, REGION_VECTORS, slot_number);
     if (!vector) return NULL;
-    if (jvdb_file_is_checked(&db->file, REGION_VECTORS, slot_number)) return vector;
+    if (jvdb_file_is_checked(&r->store->file, REGION_VECTORS, slot_number)) return vector;
 
     struct disk_wal_op op = {.key = s->key, .text_bytes = s->text_bytes};
-    if (database_row_crc(db, &op, vector) != s->row_crc) {
+    if (database_row_crc(r->db, &op, vector) != s->row_crc) {
         stat_add(STAT_CHECKSUM_ERRORS, 1);
-        log_error("%s: the row in slot %" PRIu32 " fails its checksum", db->file.file_name,
+        log_error("%s: the row in slot %" PRIu32 " fails its checksum", r->store->file.file_name,
                   slot_number);
         return NULL;
     }
-    jvdb_file_set_checked(&db->file, REGION_VECTORS, slot_number);
+    jvdb_file_set_checked(&r->store->file, REGION_VECTORS, slot_number);
     return vector;
 }
 
@@ -76,7 +77,7 @@ enum err_code slot_row(struct reader *r, uint32_t slot_number, const struct slot
 {
     *row = (struct row){
         .id = {.number = s->key},
-        .vector = slot_vector(r->db, slot_number, s),
+        .vector = slot_vector(r, slot_number, s),
         .metadata = "{}",
         .metadata_bytes = 2,
         .version = GET(s->birth),
@@ -86,7 +87,7 @@ enum err_code slot_row(struct reader *r, uint32_t slot_number, const struct slot
     if (!s->record_at) return ERR_OK;
 
     struct record record;
-    enum err_code rc = records_read(&r->db->file, s->record_at, &r->pieces, &record, err);
+    enum err_code rc = records_read(&r->store->file, s->record_at, &r->pieces, &record, err);
     if (rc == ERR_CORRUPT) database_quarantine(r->db, err);
     if (rc) return rc;
     if (record.text_bytes != s->text_bytes) return database_damaged(r->db, "a record", err);
@@ -104,14 +105,13 @@ enum err_code slot_row(struct reader *r, uint32_t slot_number, const struct slot
  * replaced had died before this snapshot, and there is nothing to see. */
 static const struct slot *visible_version(struct reader *r, uint32_t *slot_number, bool *damage)
 {
-    struct database *db = r->db;
     uint32_t number = *slot_number, generation = 0;
     *damage = false;
     uint32_t extents =
-        atomic_load_explicit(&db->file.extent_count[REGION_SLOTS], memory_order_acquire);
-    uint64_t slots = region_capacity(&db->file.shapes[REGION_SLOTS], extents);
+        atomic_load_explicit(&r->store->file.extent_count[REGION_SLOTS], memory_order_acquire);
+    uint64_t slots = region_capacity(&r->store->file.shapes[REGION_SLOTS], extents);
     for (uint64_t hops = 0; hops < slots; hops++) { /* more: a forged circle */
-        const struct slot *s = jvdb_file_read(&db->file, REGION_SLOTS, number);
+        const struct slot *s = jvdb_file_read(&r->store->file, REGION_SLOTS, number);
         if (!s) break;
         if (hops == 0) generation = GET(s->generation);
         if (GET(s->generation) != generation) return NULL;
@@ -139,7 +139,7 @@ static bool slot_has_id(struct reader *r, const struct slot *s, const struct ind
     if (s->key != id->key || s->text_bytes != id->text_bytes) return false;
     if (s->text_bytes <= sizeof s->key) return true;
     char copy[ID_BYTES_MAX];
-    const char *text = records_text(&r->db->file, s->record_at, s->text_bytes, copy);
+    const char *text = records_text(&r->store->file, s->record_at, s->text_bytes, copy);
     /* Damage is found when the row is read. */
     return !text || !id->text || memcmp(text, id->text, s->text_bytes) == 0;
 }
@@ -153,7 +153,7 @@ enum err_code reader_get(struct reader *r, const struct vector_id *id, struct ro
     uint32_t newest = 0;
     bool damage = false;
     const struct slot *s = NULL;
-    enum index_result found = id_index_find(&r->db->index, &key, &newest);
+    enum index_result found = id_index_find(&r->store->index, &key, &newest);
     if (found == INDEX_DAMAGED) return database_damaged(r->db, "the id index", err);
     uint32_t slot = newest;
     if (found == INDEX_FOUND) s = visible_version(r, &slot, &damage);
@@ -214,7 +214,8 @@ enum err_code reader_list(struct reader *r, const struct vector_id *after, const
     uint64_t leaves = 0;
     do {
         uint32_t next;
-        enum index_result found = id_index_scan(&r->db->index, from, leaf, entries, &count, &next);
+        enum index_result found =
+            id_index_scan(&r->store->index, from, leaf, entries, &count, &next);
         if (found == INDEX_DAMAGED) return database_damaged(r->db, "the id index", err);
         if (found == INDEX_MISSING) return ERR_OK;
         for (uint32_t i = 0; i < count; i++) {
@@ -228,7 +229,7 @@ enum err_code reader_list(struct reader *r, const struct vector_id *after, const
                 const struct index_entry *e = &entries[i];
                 struct index_key id = {.key = e->key, .text_bytes = e->text_bytes};
                 if (id.text_bytes)
-                    id.text = records_text(&r->db->file, e->text_at, e->text_bytes, copy);
+                    id.text = records_text(&r->store->file, e->text_at, e->text_bytes, copy);
                 if (!slot_has_id(r, s, &id)) continue;
             }
             struct row row;
@@ -242,7 +243,7 @@ enum err_code reader_list(struct reader *r, const struct vector_id *after, const
             given++;
             if (!fn(ctx, &row)) return ERR_OK;
         }
-        if (++leaves > id_index_nodes_max(&r->db->index))
+        if (++leaves > id_index_nodes_max(&r->store->index))
             return database_damaged(r->db, "the id index", err); /* leaves in a circle */
         leaf = next;
         from = NULL;

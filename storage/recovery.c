@@ -157,8 +157,8 @@ static bool parse_ops(struct database *db, const struct disk_wal_record *record,
 static bool places_are_sane(struct database *db, const struct disk_wal_record *record,
                             const struct row_op *ops, uint64_t *slots, uint64_t *records_bytes)
 {
-    *slots = db->counts.slot_count;
-    *records_bytes = db->counts.records_bytes;
+    *slots = db->store->counts.slot_count;
+    *records_bytes = db->store->counts.records_bytes;
     for (uint32_t i = 0; i < record->op_count; i++) {
         const struct disk_wal_op *op = &ops[i].head;
         if (op->kind == WAL_OP_DELETE) continue;
@@ -197,7 +197,7 @@ static enum err_code replay_record(void *ctx, const struct disk_wal_record *reco
         !places_are_sane(db, record, rp->ops, &slots, &records_bytes))
         return bad_record(db, record->lsn, err);
 
-    enum err_code rc = jvdb_file_writable(&db->file, err);
+    enum err_code rc = jvdb_file_writable(&db->store->file, err);
     if (!rc) rc = database_reserve(db, slots, records_bytes, record->op_count, err);
     if (!rc) rc = database_write_rows(db, record->lsn, rp->ops, record->op_count, err);
     for (uint32_t i = 0; i < record->op_count && !rc; i++)
@@ -212,11 +212,11 @@ static enum err_code open_log(struct database *db, const struct database_open_op
     struct wal_options wal_options = {
         .dir_fd = db->dir_fd,
         .name = db->name,
-        .checkpoint_lsn = db->file.checkpoint_lsn,
+        .checkpoint_lsn = db->store->file.checkpoint_lsn,
         .skip_lsns = options->skip_lsns,
         .syncer = options->syncer,
     };
-    memcpy(wal_options.uuid, db->file.uuid, sizeof wal_options.uuid);
+    memcpy(wal_options.uuid, db->store->file.uuid, sizeof wal_options.uuid);
     struct replay replay = {.db = db};
     struct wal_recovery found;
     uint64_t begun = clock_ns();
@@ -233,11 +233,11 @@ static enum err_code open_log(struct database *db, const struct database_open_op
                   "database \"%s\": replayed %" PRIu64 " log records (%" PRIu64
                   " bytes) in %.1f ms",
                   db->name, found.records, found.bytes, (double)(clock_ns() - begun) / 1e6);
-        int os_errno = file_datasync(db->file.fd);
-        if (os_errno) return err_os(err, os_errno, "sync %s", db->file.file_name);
+        int os_errno = file_datasync(db->store->file.fd);
+        if (os_errno) return err_os(err, os_errno, "sync %s", db->store->file.file_name);
     }
-    file_close(db->file.fd);
-    db->file.fd = -1;
+    file_close(db->store->file.fd);
+    db->store->file.fd = -1;
     return ERR_OK;
 }
 
@@ -266,17 +266,17 @@ enum err_code database_open(int dir_fd, const char *name, const uint8_t uuid[16]
     if (rc) goto out;
 
     db = database_new(name, &(struct schema){.dimension = 1}, dir_fd, host);
-    rc = jvdb_file_init(&db->file, dir_fd, file_name, uuid, 1, err);
-    if (!rc) rc = manifest_read(fd, &sb, &db->file, &manifest, err);
+    rc = jvdb_file_init(&db->store->file, dir_fd, file_name, uuid, 1, err);
+    if (!rc) rc = manifest_read(fd, &sb, &db->store->file, &manifest, err);
     if (rc) goto out;
     db->schema = manifest.schema;
     manifest.schema.options = NULL;
-    db->row_bytes = db->file.shapes[REGION_VECTORS].cell_bytes;
-    db->counts = manifest.counts;
-    atomic_store(&db->index.root, manifest.counts.index_root);
-    db->index.levels = manifest.counts.index_levels;
-    db->index.nodes = manifest.counts.index_nodes;
-    db->file.superblocks_alike = alike;
+    db->store->row_bytes = db->store->file.shapes[REGION_VECTORS].cell_bytes;
+    db->store->counts = manifest.counts;
+    atomic_store(&db->store->index.root, manifest.counts.index_root);
+    db->store->index.levels = manifest.counts.index_levels;
+    db->store->index.nodes = manifest.counts.index_nodes;
+    db->store->file.superblocks_alike = alike;
     db->reuse_lsn = sb.lsn; /* nobody reads yet */
     atomic_store(&db->checkpoint_lsn, sb.lsn);
     database_publish(db, sb.lsn);

@@ -33,7 +33,7 @@ struct nearest {
 static struct vector_id slot_id(struct reader *r, const struct slot *s, char copy[ID_BYTES_MAX])
 {
     if (!s->text_bytes) return (struct vector_id){.number = s->key};
-    const char *text = records_text(&r->db->file, s->record_at, s->text_bytes, copy);
+    const char *text = records_text(&r->store->file, s->record_at, s->text_bytes, copy);
     /* A damaged text is reported when the row itself is read. */
     return (struct vector_id){.text = text ? text : "", .text_bytes = text ? s->text_bytes : 0};
 }
@@ -148,14 +148,14 @@ static enum err_code scan(struct reader *r, const struct distance *d,
     struct database *db = r->db;
     const uint32_t slots_per_block = BLOCK_BYTES / sizeof(struct slot);
     for (uint32_t first = 0; first < r->slot_count; first += slots_per_block) {
-        const struct slot *slots = jvdb_file_read(&db->file, REGION_SLOTS, first);
+        const struct slot *slots = jvdb_file_read(&r->store->file, REGION_SLOTS, first);
         if (!slots) return database_damaged(db, "a slot", err);
         uint32_t end =
             r->slot_count - first < slots_per_block ? r->slot_count - first : slots_per_block;
         for (uint32_t i = 0; i < end; i++) {
             const struct slot *s = &slots[i];
             if (!slot_is_visible(s, r->lsn, r->now_ms) || is_excluded(r, exclude, s)) continue;
-            const float *row = slot_vector(db, first + i, s);
+            const float *row = slot_vector(r, first + i, s);
             if (!row) return database_damaged(db, "a vector", err);
             struct candidate c = {distance_to(d, row), first + i, s};
             offer(nearest, &c);

@@ -51,11 +51,11 @@ static void a_checkpoint_of_nothing_new_touches_nothing(void **state)
     (void)state;
     struct database *db = busy_database();
     model_checkpoint(db);
-    uint64_t generation = db->file.generation;
+    uint64_t generation = db->store->file.generation;
     faults_arm(FAULT_ANY, -1, 0);
     model_checkpoint(db);
     assert_int_equal(faults_disarm(), 0);
-    assert_int_equal(db->file.generation, generation);
+    assert_int_equal(db->store->file.generation, generation);
     model_close(db);
 }
 
@@ -104,15 +104,15 @@ static void many_checkpoints_do_not_make_the_file_grow(void **state)
         model_checkpoint(db);
         epoch_synchronize();
     }
-    uint64_t bytes = db->file.file_bytes;
-    uint32_t slots = db->counts.slot_count;
+    uint64_t bytes = db->store->file.file_bytes;
+    uint32_t slots = db->store->counts.slot_count;
     for (uint32_t i = 0; i < 100; i++) {
         model_put(db, &m, 0, 10, 3); /* without metadata: records are append-only */
         model_checkpoint(db);
         epoch_synchronize();
     }
-    assert_int_equal(db->counts.slot_count, slots);
-    assert_true(db->file.file_bytes <= bytes + 4 * UNIT_BYTES_MIN);
+    assert_int_equal(db->store->counts.slot_count, slots);
+    assert_true(db->store->file.file_bytes <= bytes + 4 * UNIT_BYTES_MIN);
     assert_model(db, &m);
     model_close(db);
     assert_model_in(data_fd, &m);
@@ -148,8 +148,8 @@ static void a_checkpoint_gives_private_pages_back(void **state)
     uint64_t after = rss_anon();
     if (after + 3000000 > before)
         fail_msg("RssAnon went from %d to %d kB", (int)(before >> 10), (int)(after >> 10));
-    struct jvdb_view *v = atomic_load(&db->file.view);
-    for (uint64_t b = 0; b < db->file.file_bytes / BLOCK_BYTES; b++)
+    struct jvdb_view *v = atomic_load(&db->store->file.view);
+    for (uint64_t b = 0; b < db->store->file.file_bytes / BLOCK_BYTES; b++)
         assert_false(atomic_load(&v->state[b]) & (BLOCK_PRIVATE | BLOCK_DIRTY | BLOCK_TO_SAVE));
     struct reader r;
     reader_begin(db, &r);

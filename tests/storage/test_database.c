@@ -302,9 +302,9 @@ static void a_file_that_outgrows_its_mapping_keeps_its_changes(void **state)
     reader_begin(db, &r);
     CHECK_OK(reader_get(&r, &id, &row, &err));
     mutex_lock(&db->writer);
-    const struct jvdb_view *before = atomic_load(&db->file.view);
-    CHECK_OK(jvdb_file_grow(&db->file, REGION_VECTORS, 1100, &err));
-    assert_ptr_not_equal(before, atomic_load(&db->file.view));
+    const struct jvdb_view *before = atomic_load(&db->store->file.view);
+    CHECK_OK(jvdb_file_grow(&db->store->file, REGION_VECTORS, 1100, &err));
+    assert_ptr_not_equal(before, atomic_load(&db->store->file.view));
     mutex_unlock(&db->writer);
     test_put_number(db, 12, 1000);
     epoch_collect();

@@ -38,11 +38,11 @@ static void the_first_touch_of_a_damaged_block_gives_nothing_and_is_counted(void
     make_file();
     for (int i = 0; i < 2; i++) {
         struct database *db = model_open(data_fd);
-        uint64_t at = offset_of(&db->file, regions[i], 0) + 100;
+        uint64_t at = offset_of(&db->store->file, regions[i], 0) + 100;
         flip_byte(data_fd, "db.jvdb", at);
         uint64_t before = stat_get(STAT_CHECKSUM_ERRORS);
-        assert_null(jvdb_file_read(&db->file, regions[i], 0));
-        assert_null(jvdb_file_change(&db->file, regions[i], 0));
+        assert_null(jvdb_file_read(&db->store->file, regions[i], 0));
+        assert_null(jvdb_file_change(&db->store->file, regions[i], 0));
         assert_true(stat_get(STAT_CHECKSUM_ERRORS) > before);
         model_close(db);
         flip_byte(data_fd, "db.jvdb", at);
@@ -55,9 +55,9 @@ static void a_damaged_block_of_checksums_vouches_for_nothing(void **state)
     (void)state;
     make_file();
     struct database *db = model_open(data_fd);
-    uint64_t at = offset_of(&db->file, REGION_SUMS, 0) + 3000; /* a sum that nobody uses */
+    uint64_t at = offset_of(&db->store->file, REGION_SUMS, 0) + 3000; /* a sum that nobody uses */
     flip_byte(data_fd, "db.jvdb", at);
-    assert_null(jvdb_file_read(&db->file, REGION_SLOTS, 0));
+    assert_null(jvdb_file_read(&db->store->file, REGION_SLOTS, 0));
     model_close(db);
 }
 
@@ -67,16 +67,16 @@ static void what_was_verified_is_not_checked_again(void **state)
     make_file();
     struct database *db = model_open(data_fd);
     uint64_t errors = stat_get(STAT_CHECKSUM_ERRORS);
-    const struct slot *s = jvdb_file_read(&db->file, REGION_SLOTS, 0);
+    const struct slot *s = jvdb_file_read(&db->store->file, REGION_SLOTS, 0);
     assert_non_null(s);
-    uint64_t block = offset_of(&db->file, REGION_SLOTS, 0) / BLOCK_BYTES;
-    assert_true(atomic_load(&atomic_load(&db->file.view)->state[block]) & BLOCK_VERIFIED);
+    uint64_t block = offset_of(&db->store->file, REGION_SLOTS, 0) / BLOCK_BYTES;
+    assert_true(atomic_load(&atomic_load(&db->store->file.view)->state[block]) & BLOCK_VERIFIED);
     /* A change gives it a private page: what happens to the file is no longer seen. */
-    struct slot *mine = jvdb_file_change(&db->file, REGION_SLOTS, 0);
+    struct slot *mine = jvdb_file_change(&db->store->file, REGION_SLOTS, 0);
     assert_ptr_equal(mine, s);
     mine->expires_at_ms = 4711;
     flip_byte(data_fd, "db.jvdb", block * BLOCK_BYTES);
-    assert_non_null(jvdb_file_read(&db->file, REGION_SLOTS, 0));
+    assert_non_null(jvdb_file_read(&db->store->file, REGION_SLOTS, 0));
     assert_int_equal(mine->expires_at_ms, 4711);
     assert_int_equal(stat_get(STAT_CHECKSUM_ERRORS), errors);
     model_close(db);
@@ -90,7 +90,7 @@ static void changes_in_memory_never_reach_the_file(void **state)
     uint8_t *before = file_bytes(data_fd, "db.jvdb", &len);
     struct database *db = model_open(data_fd);
     for (uint32_t n = 0; n < MODEL_ROWS; n++) {
-        struct slot *s = jvdb_file_change(&db->file, REGION_SLOTS, n);
+        struct slot *s = jvdb_file_change(&db->store->file, REGION_SLOTS, n);
         assert_non_null(s);
         memset(s, 0xee, sizeof *s);
     }
@@ -110,10 +110,11 @@ static void a_cell_that_does_not_exist_is_nothing(void **state)
     make_file();
     struct database *db = model_open(data_fd);
     for (int r = 0; r < REGION_COUNT; r++) {
-        uint64_t end = region_capacity(&db->file.shapes[r], db->file.extent_count[r]);
-        assert_null(jvdb_file_read(&db->file, r, end));
-        assert_null(jvdb_file_read(&db->file, r, UINT64_MAX / 2));
-        if (db->file.shapes[r].is_mutable) assert_null(jvdb_file_change(&db->file, r, end));
+        uint64_t end = region_capacity(&db->store->file.shapes[r], db->store->file.extent_count[r]);
+        assert_null(jvdb_file_read(&db->store->file, r, end));
+        assert_null(jvdb_file_read(&db->store->file, r, UINT64_MAX / 2));
+        if (db->store->file.shapes[r].is_mutable)
+            assert_null(jvdb_file_change(&db->store->file, r, end));
     }
     model_close(db);
 }
@@ -125,7 +126,7 @@ static void new_mutable_extents_are_zero_whatever_lay_there(void **state)
     (void)state;
     make_file();
     struct database *db = model_open(data_fd);
-    struct jvdb_file *f = &db->file;
+    struct jvdb_file *f = &db->store->file;
     assert_int_equal(jvdb_file_writable(f, &err), ERR_OK);
     /* Junk behind the end and in the free space. */
     uint8_t junk[BLOCK_BYTES];
@@ -151,7 +152,7 @@ static void extents_never_overlap(void **state)
     (void)state;
     make_file();
     struct database *db = model_open(data_fd);
-    struct jvdb_file *f = &db->file;
+    struct jvdb_file *f = &db->store->file;
     assert_int_equal(jvdb_file_writable(f, &err), ERR_OK);
     for (int round = 0; round < 60; round++)
         for (int r = 0; r < REGION_COUNT; r++) {
@@ -183,7 +184,7 @@ static struct database *open_wide(void)
     struct database *db;
     assert_int_equal(database_create_files(data_fd, "db", model_uuid, &wide, &err), ERR_OK);
     assert_int_equal(database_open(data_fd, "db", model_uuid, &options, &host, &db, &err), ERR_OK);
-    assert_int_equal(jvdb_file_writable(&db->file, &err), ERR_OK);
+    assert_int_equal(jvdb_file_writable(&db->store->file, &err), ERR_OK);
     return db;
 }
 
@@ -191,7 +192,7 @@ static void growth_beyond_the_mapping_keeps_old_pointers_and_private_blocks(void
 {
     (void)state;
     struct database *db = open_wide();
-    struct jvdb_file *f = &db->file;
+    struct jvdb_file *f = &db->store->file;
     enum { SLOTS = 1000, ROW_BYTES = DIMENSION_MAX * 4 };
     assert_int_equal(jvdb_file_grow(f, REGION_SLOTS, SLOTS, &err), ERR_OK);
     for (uint32_t n = 0; n < SLOTS; n++)
@@ -245,7 +246,7 @@ static void a_full_disk_changes_nothing(void **state)
     make_file();
     struct database *db = model_open(data_fd);
     struct rlimit old, small;
-    uint64_t lsn, bytes = db->file.file_bytes;
+    uint64_t lsn, bytes = db->store->file.file_bytes;
     assert_int_equal(getrlimit(RLIMIT_FSIZE, &old), 0);
     small = old;
     small.rlim_cur = bytes;
@@ -288,7 +289,7 @@ static void *look_at_slots(void *arg)
     (void)arg;
     unsigned seed = 1;
     while (!atomic_load(&threads.stop)) {
-        struct jvdb_file *f = &threads.db->file;
+        struct jvdb_file *f = &threads.db->store->file;
         epoch_enter();
         uint64_t end = region_capacity(&f->shapes[REGION_RECORDS],
                                        atomic_load(&f->extent_count[REGION_RECORDS]));
@@ -308,7 +309,7 @@ static void readers_go_on_while_tables_of_extents_grow(void **state)
     (void)state;
     make_file();
     threads.db = model_open(data_fd);
-    struct jvdb_file *f = &threads.db->file;
+    struct jvdb_file *f = &threads.db->store->file;
     assert_int_equal(jvdb_file_writable(f, &err), ERR_OK);
     atomic_store(&threads.stop, false);
     pthread_t readers[2];

@@ -158,7 +158,7 @@ static void free_space_is_what_no_extent_uses(void **state)
     struct database_host host = {0};
     struct database *db;
     assert_int_equal(database_open(data_fd, "db", model_uuid, &options, &host, &db, &err), ERR_OK);
-    struct jvdb_file *f = &db->file;
+    struct jvdb_file *f = &db->store->file;
     uint64_t used = SUPERBLOCK_COUNT * BLOCK_BYTES + f->manifest_bytes;
     for (int r = 0; r < REGION_COUNT; r++)
         for (uint32_t e = 0; e < f->extent_count[r]; e++)

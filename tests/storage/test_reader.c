@@ -58,8 +58,8 @@ static struct slot *slot_of(struct fixture *fx, uint64_t number)
     struct index_key key = index_key_of(&id);
     uint32_t slot = 0;
     mutex_lock(&fx->db->writer);
-    assert_int_equal(id_index_find(&fx->db->index, &key, &slot), INDEX_FOUND);
-    struct slot *s = jvdb_file_change(&fx->db->file, REGION_SLOTS, slot);
+    assert_int_equal(id_index_find(&fx->db->store->index, &key, &slot), INDEX_FOUND);
+    struct slot *s = jvdb_file_change(&fx->db->store->file, REGION_SLOTS, slot);
     mutex_unlock(&fx->db->writer);
     return s;
 }
@@ -220,7 +220,7 @@ static void leaves_in_a_circle_are_damage(void **state)
     for (uint64_t i = 0; i < 400; i++)
         test_put_number(fx->db, i, 1);
     mutex_lock(&fx->db->writer);
-    struct index_node *first = jvdb_file_change(&fx->db->file, REGION_ID_INDEX, 0);
+    struct index_node *first = jvdb_file_change(&fx->db->store->file, REGION_ID_INDEX, 0);
     assert_int_equal(first->level, 0);
     first->right = 1; /* node 0: itself */
     mutex_unlock(&fx->db->writer);

@@ -128,14 +128,14 @@ static void replay_is_idempotent(void **state)
         model_delete(db, &m, i / 2, i / 2 + 3);
         if (i % 13 == 12) model_checkpoint(db);
     }
-    struct disk_counts counts = db->counts;
+    struct disk_counts counts = db->store->counts;
     uint64_t lsn = db->last_lsn;
     model_close(db);
     for (int i = 0; i < 4; i++) {
         db = model_open(data_fd);
         assert_true(database_is_dirty(db));
         assert_model(db, &m);
-        assert_memory_equal(&db->counts, &counts, offsetof(struct disk_counts, index_root));
+        assert_memory_equal(&db->store->counts, &counts, offsetof(struct disk_counts, index_root));
         assert_int_equal(db->last_lsn, lsn);
         model_close(db);
     }
@@ -303,7 +303,7 @@ static void a_file_that_is_cut_short_is_refused(void **state)
     struct database *db = new_database();
     model_put(db, &m, 0, 60, 1);
     model_checkpoint(db);
-    uint64_t bytes = db->file.file_bytes;
+    uint64_t bytes = db->store->file.file_bytes;
     model_close(db);
     size_t len;
     uint8_t *all = file_bytes(data_fd, "db.jvdb", &len);
@@ -324,7 +324,7 @@ static void a_flipped_byte_is_never_served(void **state)
     model_put(db, &m, 0, 60, 1);
     model_delete(db, &m, 7, 9);
     assert_int_equal(checkpoint_close(db, &err), ERR_OK);
-    uint64_t bytes = db->file.file_bytes;
+    uint64_t bytes = db->store->file.file_bytes;
     model_close(db);
     int refused = 0, damaged = 0, harmless = 0;
     take_image();
@@ -383,7 +383,7 @@ static void slots_are_used_again_after_checkpoints_and_openings(void **state)
         assert_model(db, &m);
     }
     /* Rows of up to three rounds are between two checkpoints. */
-    assert_true(db->counts.slot_count <= 6 * MODEL_ROWS);
+    assert_true(db->store->counts.slot_count <= 6 * MODEL_ROWS);
     model_close(db);
     assert_model_in(data_fd, &m);
 }
