@@ -55,6 +55,7 @@ SERVER_SRC := $(wildcard server/*.c)
 CLI_SRC    := $(wildcard server/cli/*.c)
 TEST_SRC   := $(wildcard tests/*/test_*.c tests/*/*/test_*.c)
 BENCH_SRC  := $(wildcard bench/*.c)
+BENCH_LIB  := $(wildcard bench/support/*.c)
 # Tools of the fault tests: file systems (*fs.c) are programs, *_shim.c are preloaded libraries.
 FAULT_FS   := $(wildcard tests/faults/*fs.c)
 FAULT_SHIM := $(wildcard tests/faults/*_shim.c)
@@ -78,7 +79,7 @@ $(call bin,$(filter tests/server/%,$(TEST_SRC))): $(O)/%: $(O)/%.o $(O)/libserve
     $(O)/libjadevectordb.a
 	$(LINK) $(MIMALLOC) -lcmocka -lmicrohttpd -luv -ljansson -lnettle -lm
 $(O)/libserver.a: $(call obj,$(filter-out server/main.c,$(SERVER_SRC)))
-$(call bin,$(BENCH_SRC)): $(O)/%: $(O)/%.o $(O)/libjadevectordb.a
+$(call bin,$(BENCH_SRC)): $(O)/%: $(O)/%.o $(call obj,$(BENCH_LIB)) $(O)/libjadevectordb.a
 	$(LINK) $(MIMALLOC) -ljansson -lcurl -lm
 
 # The daemon under test has sanitizers, its tools do not.
