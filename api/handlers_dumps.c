@@ -473,7 +473,7 @@ static enum err_code import_sync(struct import *im, struct err *err)
     if (!im->db || !im->lsn) return ERR_OK;
     enum durability durability =
         im->has_durability ? im->durability : database_schema(im->db)->durability;
-    return durability == DURABILITY_SYNCED ? database_wait(im->db, im->lsn, err) : ERR_OK;
+    return database_wait(im->db, im->lsn, durability, err);
 }
 
 static enum err_code on_database_begin(void *ctx, struct err *err)

@@ -489,6 +489,7 @@ static enum err_code fail_for_good(struct database *db, int os_errno, const char
               strerror(os_errno));
     int expected = ERR_OK;
     atomic_compare_exchange_strong(&db->failed, &expected, ERR_READ_ONLY);
+    atomic_store(&db->store->file.sync_failed, true);
     return err_set(err, ERR_READ_ONLY, "database \"%s\" is read-only until restart: %s failed",
                    db->name, what);
 }

@@ -189,6 +189,7 @@ void database_close_idle_writer(struct database *db, uint64_t idle_ns)
                   db->store->file.file_name, strerror(os_errno));
         int expected = ERR_OK; /* damage is worse, and stays */
         atomic_compare_exchange_strong(&db->failed, &expected, ERR_READ_ONLY);
+        atomic_store(&db->store->file.sync_failed, true);
     } else if (fd >= 0 && db->store->file.write_count == writes) {
         file_close(fd);
         db->store->file.fd = -1;
@@ -688,16 +689,51 @@ out:
 
 /* ---- durability ---- */
 
+/* The rows of the snapshot at `lsn`. */
+static enum err_code count_live(struct database *db, uint64_t lsn, uint64_t *count, struct err *err)
+{
+    struct store *st = db->store;
+    *count = 0;
+    for (uint32_t i = 0; i < st->counts.slot_count; i++) {
+        const struct slot *s = jvdb_file_read(&st->file, REGION_SLOTS, i);
+        if (!s) return database_damaged(db, "a slot", err);
+        *count += s->birth <= lsn && lsn < s->death;
+    }
+    return ERR_OK;
+}
+
+void database_fall_back(void *ctx)
+{
+    struct database *db = ctx;
+    struct err err;
+    uint64_t kept = wal_kept_lsn(db->wal), live;
+    mutex_lock(&db->writer); /* whoever has appended has published now, and nobody appends again */
+    int expected = ERR_OK;
+    atomic_compare_exchange_strong(&db->failed, &expected, ERR_READ_ONLY);
+    if (db->last_lsn > kept && count_live(db, kept, &live, &err) == ERR_OK) {
+        log_warning("database \"%s\": hiding what was written from LSN %" PRIu64 " to %" PRIu64
+                    ", which was not acknowledged",
+                    db->name, kept + 1, db->last_lsn);
+        db->store->counts.live_count = live; /* no write and no checkpoint comes any more */
+        database_publish(db, kept);
+    }
+    mutex_unlock(&db->writer);
+}
+
 bool database_await(struct database *db, uint64_t lsn, enum durability durability,
                     database_durable_fn *fn, void *ctx)
 {
-    if (!db->wal || durability == DURABILITY_PERIODIC) return true;
+    if (!db->wal) return true;
+    if (durability == DURABILITY_PERIODIC && wal_acknowledge(db->wal, lsn)) return true;
     return wal_await(db->wal, lsn, fn, ctx);
 }
 
-enum err_code database_wait(struct database *db, uint64_t lsn, struct err *err)
+enum err_code database_wait(struct database *db, uint64_t lsn, enum durability durability,
+                            struct err *err)
 {
-    while (db->wal && wal_durable_lsn(db->wal) < lsn) {
+    if (!db->wal || (durability == DURABILITY_PERIODIC && wal_acknowledge(db->wal, lsn)))
+        return ERR_OK;
+    while (wal_durable_lsn(db->wal) < lsn) {
         enum err_code rc = wal_sync(db->wal, err);
         if (rc) return rc;
     }

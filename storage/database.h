@@ -4,8 +4,10 @@
  * A struct database comes from service_acquire() and stays open until service_release().
  *
  * WRITES go through one writer at a time: append to the log, store, publish.  They return when the
- * write is visible; it is durable when database_await() says so.  A reader may therefore see a
- * write shortly before it is durable; the writer's own answer waits.
+ * write is visible; it is acknowledged when database_await() says so.  A reader may therefore see a
+ * write shortly before it is durable; the writer's own answer waits.  If the log breaks, readers
+ * fall back to the last LSN that was durable, or acknowledged by periodic durability, and the
+ * database is read-only until it is opened again.
  *
  * READS take no lock: a struct reader is a snapshot (everything up to reader.lsn, nothing later,
  * batches whole) that neither writers, checkpoints nor growth disturb.  Keep it short: it holds
@@ -62,7 +64,8 @@ typedef void database_durable_fn(void *ctx, enum err_code rc);
 bool database_await(struct database *db, uint64_t lsn, enum durability durability,
                     database_durable_fn *fn, void *ctx);
 /* The same, waiting.  ERR_READ_ONLY: the log could not be synced. */
-MUST_CHECK enum err_code database_wait(struct database *db, uint64_t lsn, struct err *err);
+MUST_CHECK enum err_code database_wait(struct database *db, uint64_t lsn,
+                                       enum durability durability, struct err *err);
 
 /* ---- reads ---- */
 

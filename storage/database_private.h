@@ -112,6 +112,10 @@ MUST_CHECK enum err_code database_write_rows(struct database *db, uint64_t lsn,
                                              struct err *err);
 /* Make what was applied up to `lsn` visible. */
 void database_publish(struct database *db, uint64_t lsn);
+/* wal_options.on_broken: show readers no more than what was acknowledged.  What later writes ended
+ * or replaced is there still: its slots are used again only behind a checkpoint, which has synced
+ * the log first. */
+void database_fall_back(void *ctx);
 uint32_t database_row_crc(const struct database *db, const struct disk_wal_op *op,
                           const float *vector);
 /* Damage was found: everything but closing is refused from now on. */

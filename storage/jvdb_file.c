@@ -446,6 +446,7 @@ static _Atomic uint8_t *checked_byte(struct jvdb_file *f, enum region_id region,
 bool jvdb_file_is_checked(struct jvdb_file *f, enum region_id region, uint64_t cell)
 {
     if (in_memory(f)) return true;
+    if (atomic_load_explicit(&f->sync_failed, memory_order_relaxed)) return false;
     uint8_t bit;
     _Atomic uint8_t *byte = checked_byte(f, region, cell, &bit);
     return atomic_load_explicit(byte, memory_order_relaxed) & bit;

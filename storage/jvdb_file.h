@@ -67,6 +67,9 @@ struct jvdb_file {
     /* Atomic; stored by the writer, loaded by readers. */
     _Atomic(struct jvdb_view *) view;
     _Atomic uint32_t extent_count[REGION_COUNT]; /* stored after the extent's offset */
+    /* A sync of the file failed: the kernel may drop pages that never reached the disk, at any
+     * later time, so rows and records are checked at every touch. */
+    _Atomic bool sync_failed;
 
     /* The writer's (LOCK_DATABASE). */
     int fd;               /* for writing; -1: not open */

@@ -215,6 +215,8 @@ static enum err_code open_log(struct database *db, const struct database_open_op
         .checkpoint_lsn = db->store->file.checkpoint_lsn,
         .skip_lsns = options->skip_lsns,
         .syncer = options->syncer,
+        .on_broken = database_fall_back,
+        .on_broken_ctx = db,
     };
     memcpy(wal_options.uuid, db->store->file.uuid, sizeof wal_options.uuid);
     struct replay replay = {.db = db};

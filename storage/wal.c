@@ -14,6 +14,11 @@
  * GROUP COMMIT.  One fdatasync at a time; everybody whose record was appended before it began rides
  * along.  The segment before the current one is synced first, so that no record is durable before
  * its predecessors.
+ *
+ * BROKEN.  A failed sync is never tried again: the kernel reports it once and may have dropped the
+ * pages.  Nor is a record appended behind one whose write failed, unless for want of room.  The log
+ * is broken then until it is opened again: what had been acknowledged is kept, what had not is
+ * hidden (on_broken), and only then the waiters are told.
  */
 #include "storage/wal.h"
 
@@ -88,6 +93,10 @@ struct wal {
     bool header_unsynced; /* of the current one */
     bool syncing;
     int broken_errno;
+    bool broken_told;          /* on_broken() has returned */
+    uint64_t acknowledged_lsn; /* the last one given to wal_acknowledge() */
+    void (*on_broken)(void *ctx);
+    void *on_broken_ctx;
     uint64_t unsynced_since_ns;
     struct waiter *waiters;
     _Atomic uint64_t durable_lsn;
@@ -125,6 +134,38 @@ static bool record_is_intact(const uint8_t *bytes, uint64_t size, uint64_t at, u
            r->crc;
 }
 
+static enum err_code broken_err(const struct wal *wal, struct err *err)
+{
+    return err_set(err, ERR_READ_ONLY,
+                   "database \"%s\" is read-only until restart: its log could not be written",
+                   wal->name);
+}
+
+static void break_log(struct wal *wal, int os_errno, const char *what)
+{
+    mutex_assert_held(&wal->mu);
+    if (wal->broken_errno) return;
+    wal->broken_errno = os_errno;
+    wal->unsynced_since_ns = 0;
+    log_error("database \"%s\" is read-only until restart: %s its log failed: %s", wal->name, what,
+              strerror(os_errno));
+}
+
+/* The write of a record failed.  Part of it may be in the file: a head of zeros is no record. */
+static enum err_code append_failed(struct wal *wal, int os_errno, struct err *err)
+{
+    static const struct disk_wal_record nothing;
+    int cut_errno = file_write(wal->current.fd, &nothing, sizeof nothing, wal->current.end);
+    err_os(err, os_errno, "append to the log of \"%s\"", wal->name);
+    if (!cut_errno && (err->code == ERR_STORAGE_FULL || err->code == ERR_NOMEM)) return err->code;
+    mutex_lock(&wal->mu);
+    break_log(wal, os_errno, "writing");
+    mutex_unlock(&wal->mu);
+    /* Those who wait for earlier records are told by a syncer thread: this one holds locks. */
+    if (wal->syncer) syncer_kick(wal->syncer, wal);
+    return broken_err(wal, err);
+}
+
 enum err_code wal_append(struct wal *wal, struct disk_wal_record *head, struct iovec *iov,
                          int iov_count, uint64_t *lsn, struct err *err)
 {
@@ -136,10 +177,7 @@ enum err_code wal_append(struct wal *wal, struct disk_wal_record *head, struct i
     int broken = wal->broken_errno;
     uint64_t next = wal->next_lsn;
     mutex_unlock(&wal->mu);
-    if (broken)
-        return err_set(err, ERR_READ_ONLY,
-                       "database \"%s\" is read-only until restart: its log could not be written",
-                       wal->name);
+    if (broken) return broken_err(wal, err);
 
     uint64_t bytes = 0;
     for (int i = 0; i < iov_count; i++)
@@ -168,8 +206,7 @@ enum err_code wal_append(struct wal *wal, struct disk_wal_record *head, struct i
     }
     iov[iov_count] = (struct iovec){(void *)(uintptr_t)zeros, padded(bytes) - bytes};
     int os_errno = file_writev(seg->fd, iov, iov_count + 1, seg->end);
-    /* A part that was written is overwritten by the next record, or cut by the next start. */
-    if (os_errno) return err_os(err, os_errno, "append to the log of \"%s\"", wal->name);
+    if (os_errno) return append_failed(wal, os_errno, err);
 
     mutex_lock(&wal->mu);
     seg->end = end;
@@ -228,6 +265,24 @@ bool wal_is_broken(struct wal *wal)
     return broken;
 }
 
+uint64_t wal_kept_lsn(struct wal *wal)
+{
+    mutex_lock(&wal->mu);
+    uint64_t durable = wal_durable_lsn(wal);
+    uint64_t kept = wal->acknowledged_lsn > durable ? wal->acknowledged_lsn : durable;
+    mutex_unlock(&wal->mu);
+    return kept;
+}
+
+bool wal_acknowledge(struct wal *wal, uint64_t lsn)
+{
+    mutex_lock(&wal->mu);
+    if (!wal->broken_errno && lsn > wal->acknowledged_lsn) wal->acknowledged_lsn = lsn;
+    bool acknowledged = lsn <= wal->acknowledged_lsn || lsn <= wal_durable_lsn(wal);
+    mutex_unlock(&wal->mu);
+    return acknowledged;
+}
+
 uint64_t wal_unsynced_since_ns(struct wal *wal)
 {
     mutex_lock(&wal->mu);
@@ -260,11 +315,18 @@ static struct waiter *take_waiters(struct wal *wal, bool all)
     return taken;
 }
 
-static enum err_code broken_err(const struct wal *wal, struct err *err)
+/* What was not acknowledged is hidden before anybody hears that it is lost. */
+static void tell_broken(struct wal *wal)
 {
-    return err_set(err, ERR_READ_ONLY,
-                   "database \"%s\" is read-only until restart: its log could not be synced",
-                   wal->name);
+    mutex_assert_held(&wal->mu);
+    wal->broken_told = true;
+    if (!wal->on_broken) return;
+    wal->syncing = true; /* others who come to wait, wait for this */
+    mutex_unlock(&wal->mu);
+    wal->on_broken(wal->on_broken_ctx);
+    mutex_lock(&wal->mu);
+    wal->syncing = false;
+    pthread_cond_broadcast(&wal->idle);
 }
 
 enum err_code wal_sync(struct wal *wal, struct err *err)
@@ -292,9 +354,7 @@ enum err_code wal_sync(struct wal *wal, struct err *err)
         mutex_lock(&wal->mu);
         wal->syncing = false;
         if (os_errno) {
-            wal->broken_errno = os_errno;
-            log_error("database \"%s\" is read-only until restart: syncing its log failed: %s",
-                      wal->name, strerror(os_errno));
+            break_log(wal, os_errno, "syncing");
         } else {
             /* Pairs with wal_durable_lsn(). */
             atomic_store_explicit(&wal->durable_lsn, target, memory_order_release);
@@ -303,6 +363,7 @@ enum err_code wal_sync(struct wal *wal, struct err *err)
         }
         pthread_cond_broadcast(&wal->idle);
     }
+    if (wal->broken_errno && !wal->broken_told) tell_broken(wal);
     taken = take_waiters(wal, wal->broken_errno != 0);
     if (wal->broken_errno) rc = broken_err(wal, err);
     mutex_unlock(&wal->mu);
@@ -673,6 +734,8 @@ enum err_code wal_open(const struct wal_options *options, wal_replay_fn *replay,
     struct wal *wal = mem_new(struct wal);
     wal->dir_fd = options->dir_fd;
     wal->syncer = options->syncer;
+    wal->on_broken = options->on_broken;
+    wal->on_broken_ctx = options->on_broken_ctx;
     snprintf(wal->name, sizeof wal->name, "%s", options->name);
     memcpy(wal->uuid, options->uuid, sizeof wal->uuid);
     mutex_init(&wal->mu, LOCK_WAL);

@@ -30,6 +30,10 @@ struct wal_options {
     bool
         skip_lsns; /* numbers may have been given to writes that are lost: leave 2^20 of them out */
     struct syncer *syncer; /* who makes wal_await() come true */
+    /* Called once if the log breaks, before anybody who waits is told so, under no lock of the log:
+     * the time to hide what was not acknowledged (wal_kept_lsn()).  May be NULL. */
+    void (*on_broken)(void *ctx);
+    void *on_broken_ctx;
 };
 
 /* What was found at open. */
@@ -69,8 +73,8 @@ void wal_drop_old(struct wal *wal);
 
 /* Append one record; the head's crc, bytes, lsn, durable_lsn and previous_crc are filled in here.
  * iov[0] must be the head; iov may be changed and has room for one more behind iov_count.  On
- * failure nothing was appended. ERR_STORAGE_FULL, ERR_READ_ONLY (an earlier sync failed), ERR_IO.
- */
+ * failure nothing was appended, and what a torn write left was cut off.  ERR_STORAGE_FULL and
+ * ERR_NOMEM: try again later.  ERR_READ_ONLY: the log is broken, by this write or before. */
 MUST_CHECK enum err_code wal_append(struct wal *wal, struct disk_wal_record *head,
                                     struct iovec *iov, int iov_count, uint64_t *lsn,
                                     struct err *err);
@@ -84,12 +88,19 @@ uint64_t wal_bytes(struct wal *wal); /* records in all segments */
 size_t wal_segments(struct wal *wal);
 enum { WAL_SEGMENTS_MANY = 16 }; /* time for a checkpoint before another one is started */
 bool wal_is_broken(struct wal *wal);
+/* Up to here writes were acknowledged, as durable or by wal_acknowledge(), when the log broke;
+ * final from then on. */
+uint64_t wal_kept_lsn(struct wal *wal);
 uint64_t wal_unsynced_since_ns(
     struct wal *wal); /* clock_ns() of the oldest unsynced record; 0: none */
 
 /* Make everything appended so far durable; callers share one fdatasync.  A failure is final: the
  * kernel may have dropped the pages, so the log takes no more records. */
 MUST_CHECK enum err_code wal_sync(struct wal *wal, struct err *err);
+
+/* The write `lsn` is about to be acknowledged without a sync (periodic durability).  False: the log
+ * broke first, and it must not be. */
+MUST_CHECK bool wal_acknowledge(struct wal *wal, uint64_t lsn);
 
 typedef void wal_durable_fn(void *ctx, enum err_code rc);
 /* True: everything up to `lsn` is durable.  False: fn(ctx, rc) will be called by a syncer thread.

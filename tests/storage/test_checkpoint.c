@@ -365,6 +365,7 @@ static void fail_every_call(int kinds, int os_errno, bool may_be_final)
     for (int n = 0;; n++) {
         for_each_file(data_fd, remove_file);
         struct database *db = busy_database();
+        assert_true(database_await(db, db->last_lsn, DURABILITY_PERIODIC, NULL, NULL));
         faults_arm(kinds, n, os_errno);
         enum err_code rc = checkpoint_run(db, &err);
         int calls = faults_disarm();

@@ -89,7 +89,7 @@ static void who_waits_for_durability_is_called_once(void **state)
         if (wal_durable_lsn(db->wal) < lsns[i]) assert_true(test_until(was_called, &waiters[i]));
     }
     struct err err;
-    CHECK_OK(database_wait(db, lsns[99], &err));
+    CHECK_OK(database_wait(db, lsns[99], DURABILITY_SYNCED, &err));
     assert_true(wal_durable_lsn(db->wal) >= lsns[99]);
     assert_true(database_await(db, lsns[99], DURABILITY_SYNCED, is_durable, &waiters[0]));
     service_release(db);

@@ -156,7 +156,7 @@ static void the_log_alone_brings_rows_back_that_the_file_lost(void **state)
     uint8_t *synced = file_bytes(data_fd, "db.jvdb", &len);
     for (uint32_t i = 0; i < 10; i++) {
         uint64_t lsn = model_put(db, &m, i, i + 50, i + 2);
-        assert_int_equal(database_wait(db, lsn, &err), ERR_OK);
+        assert_int_equal(database_wait(db, lsn, DURABILITY_SYNCED, &err), ERR_OK);
     }
     model_close(db);
     /* Power fails: only the log was synced. */
@@ -431,7 +431,7 @@ static void child(int out, unsigned seed, uint32_t value)
         enum err_code rc =
             msg.value ? model_try_put(db, &ignored, msg.first, msg.last, msg.value, &msg.lsn, &err)
                       : model_try_delete(db, &ignored, msg.first, msg.last, &msg.lsn, &err);
-        if (rc || database_wait(db, msg.lsn, &err)) _exit(4);
+        if (rc || database_wait(db, msg.lsn, DURABILITY_SYNCED, &err)) _exit(4);
         msg.kind = ACKNOWLEDGED;
         if (write(out, &msg, sizeof msg) != sizeof msg) _exit(5);
     }

@@ -625,6 +625,58 @@ static void a_full_disk_appends_nothing(void **state)
     assert_seen(1, 5);
 }
 
+/* A record in so many parts that its write takes two calls. */
+static enum err_code append_in_two_calls(struct wal *wal)
+{
+    static char byte = 'x';
+    static struct iovec iov[IOV_MAX + 10];
+    struct disk_wal_record head = {.type = WAL_ROWS};
+    uint64_t lsn;
+    iov[0] = (struct iovec){&head, sizeof head};
+    for (int i = 1; i < IOV_MAX + 9; i++)
+        iov[i] = (struct iovec){&byte, 1};
+    return wal_append(wal, &head, iov, IOV_MAX + 9, &lsn, &err);
+}
+
+static void a_record_that_was_torn_by_a_full_disk_is_cut_off(void **state)
+{
+    (void)state;
+    struct wal *wal = new_log();
+    append_many(wal, 1, 3);
+    faults_arm(FAULT_WRITE, 1, ENOSPC);
+    assert_int_equal(append_in_two_calls(wal), ERR_STORAGE_FULL);
+    assert_int_equal(faults_disarm(), 3); /* two of the record, one that cuts it off */
+    assert_false(wal_is_broken(wal));
+    take_image();
+    wal_close(wal);
+    wal = open_log(image_fd, 0);
+    assert_seen(1, 3);
+    assert_int_equal(found.cut_bytes, 0);
+    wal_close(wal);
+}
+
+static void a_record_that_cannot_be_cut_off_breaks_the_log(void **state)
+{
+    (void)state;
+    struct wal *wal = new_log();
+    append_many(wal, 1, 3);
+    assert_int_equal(wal_sync(wal, &err), ERR_OK);
+    faults_arm(FAULT_WRITE, 1, ENOSPC);
+    faults.fail_all = true;
+    assert_int_equal(append_in_two_calls(wal), ERR_READ_ONLY);
+    faults_disarm();
+    assert_true(wal_is_broken(wal));
+    uint64_t lsn;
+    assert_int_equal(try_append(wal, "x", &lsn), ERR_READ_ONLY);
+    assert_int_equal(wal_kept_lsn(wal), 3);
+    take_image();
+    wal_close(wal);
+    wal = open_log(image_fd, 0);
+    assert_seen(1, 3);
+    assert_true(found.cut_bytes > 0); /* and the start says so */
+    wal_close(wal);
+}
+
 static void a_segment_that_could_not_be_prepared_is_made_durable_later(void **state)
 {
     (void)state;
@@ -874,6 +926,8 @@ int main(void)
         temp_dir_test(an_older_file_is_refused_although_part_of_a_dropped_segment_is_left),
         temp_dir_test(lsns_skip_ahead_when_some_may_be_lost),
         temp_dir_test(a_full_disk_appends_nothing),
+        temp_dir_test(a_record_that_was_torn_by_a_full_disk_is_cut_off),
+        temp_dir_test(a_record_that_cannot_be_cut_off_breaks_the_log),
         temp_dir_test(a_segment_that_could_not_be_prepared_is_made_durable_later),
         temp_dir_test(a_prepared_segment_of_a_killed_process_is_made_durable_before_it_is_used),
         temp_dir_test(a_new_segment_has_its_name_only_when_it_is_durable),
