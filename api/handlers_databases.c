@@ -1,4 +1,4 @@
-/* handlers_databases.c - create, list, describe, drop, flush. */
+/* handlers_databases.c - create, list, describe, drop, flush, wait. */
 #include <inttypes.h>
 #include <math.h>
 #include <stdio.h>
@@ -381,4 +381,33 @@ enum err_code databases_flush(struct api_app *app, struct api_request *req,
     json_put_double(out, duration_ms);
     buf_str(out, "}\n");
     return ERR_OK;
+}
+
+enum err_code databases_wait(struct api_app *app, struct api_request *req, struct api_response *res,
+                             struct err *err)
+{
+    struct query q;
+    struct database *db = NULL;
+    uint64_t lsn = UINT64_MAX, last, durable;
+
+    enum err_code rc = query_parse(req, &q, err);
+    if (!rc) rc = query_u64(&q, "lsn", 0, INT64_MAX, &lsn, err);
+    if (!rc) rc = query_done(&q, err);
+    if (!rc) rc = service_acquire(app->service, req->params[0].text, req->may_block, &db, err);
+    if (rc) return rc;
+    database_lsns(db, &last, &durable);
+    if (lsn == UINT64_MAX) lsn = last;
+    if (lsn > last) {
+        rc = err_set(err, ERR_INVALID_REQUEST,
+                     "no write has LSN %" PRIu64
+                     " yet: the last one of database \"%s\" has %" PRIu64,
+                     lsn, database_name(db), last);
+        goto out;
+    }
+    buf_printf(answer_json(res, 200), "{\"durable_lsn\":%" PRIu64 "}\n",
+               lsn > durable ? lsn : durable);
+    answer_waits(res, db, lsn, DURABILITY_SYNCED);
+out:
+    service_release(db);
+    return rc;
 }

@@ -739,3 +739,12 @@ enum err_code database_wait(struct database *db, uint64_t lsn, enum durability d
     }
     return ERR_OK;
 }
+
+void database_lsns(struct database *db, uint64_t *last, uint64_t *durable)
+{
+    *last = atomic_load_explicit(&db->visible_lsn, memory_order_acquire);
+    *durable = db->wal ? wal_durable_lsn(db->wal) : *last;
+    if (!db->wal) return;
+    uint64_t given = wal_last_lsn(db->wal); /* more than is visible if the log broke */
+    if (given > *last) *last = given;
+}

@@ -67,6 +67,10 @@ bool database_await(struct database *db, uint64_t lsn, enum durability durabilit
 MUST_CHECK enum err_code database_wait(struct database *db, uint64_t lsn,
                                        enum durability durability, struct err *err);
 
+/* The LSN of the last write, acknowledged or not, and the one up to which all is durable (in memory:
+ * the same). */
+void database_lsns(struct database *db, uint64_t *last, uint64_t *durable);
+
 /* ---- reads ---- */
 
 struct reader {
