@@ -39,6 +39,7 @@ enum {
 
 struct ckpt_writer {
     int fd;
+    bool in_place; /* fd is a .jvdb that nobody knows yet: blocks go to their places at once */
     uint8_t *buffer;
     size_t used;
     uint64_t at;
@@ -79,7 +80,10 @@ static void ckpt_block(struct ckpt_writer *w, uint64_t block, const void *bytes)
         w->cap = cap;
     }
     w->blocks[w->count++] = block;
-    ckpt_bytes(w, bytes, BLOCK_BYTES);
+    if (!w->in_place)
+        ckpt_bytes(w, bytes, BLOCK_BYTES);
+    else if (!w->os_errno)
+        w->os_errno = file_write(w->fd, bytes, BLOCK_BYTES, block * BLOCK_BYTES);
 }
 
 static void ckpt_name(const char *name, char text[200])
@@ -282,23 +286,10 @@ static enum err_code make_manifest(struct run *run, struct err *err)
     }
 }
 
-/* Step 1, under the writer lock. */
-static enum err_code fix(struct run *run, struct err *err)
+/* What is to be saved; the counts of the run are known. */
+static void mark_dirty_blocks(struct run *run)
 {
-    struct database *db = run->db;
     struct jvdb_file *f = run->file;
-    run->lsn = db->last_lsn;
-    run->generation = f->generation + 1;
-    enum err_code rc = make_manifest(run, err);
-    if (rc) return rc;
-    rc = wal_switch(db->wal, err);
-    if (rc) {
-        space_give(&f->space, run->manifest_at, run->manifest.len);
-        return rc;
-    }
-    run->file_bytes = f->file_bytes;
-    run->block_count = f->file_bytes / BLOCK_BYTES;
-
     mutex_lock(&f->blocks);
     _Atomic uint8_t *state = view_of(f)->state;
     for (uint64_t b = 0; b < run->block_count; b++) {
@@ -315,6 +306,25 @@ static enum err_code fix(struct run *run, struct err *err)
         f->sums_dirty_cap = run->sums_count;
     }
     mutex_unlock(&f->blocks);
+}
+
+/* Step 1, under the writer lock. */
+static enum err_code fix(struct run *run, struct err *err)
+{
+    struct database *db = run->db;
+    struct jvdb_file *f = run->file;
+    run->lsn = db->last_lsn;
+    run->generation = f->generation + 1;
+    enum err_code rc = make_manifest(run, err);
+    if (rc) return rc;
+    rc = wal_switch(db->wal, err);
+    if (rc) {
+        space_give(&f->space, run->manifest_at, run->manifest.len);
+        return rc;
+    }
+    run->file_bytes = f->file_bytes;
+    run->block_count = f->file_bytes / BLOCK_BYTES;
+    mark_dirty_blocks(run);
     return ERR_OK;
 }
 
@@ -375,7 +385,9 @@ static void save_summary(struct run *run)
         ckpt_block(&run->out, (run->manifest_at + at) / BLOCK_BYTES, run->manifest.data + at);
     struct disk_superblock sb =
         superblock_make(f, &run->manifest, run->manifest_at, run->file_bytes);
-    ckpt_block(&run->out, run->generation % SUPERBLOCK_COUNT, &sb);
+    uint64_t copy = run->generation % SUPERBLOCK_COUNT;
+    ckpt_block(&run->out, copy, &sb);
+    if (run->out.in_place) ckpt_block(&run->out, SUPERBLOCK_COUNT - 1 - copy, &sb);
 }
 
 /* It did not come to step 4: everything is dirty again. */
@@ -449,6 +461,27 @@ static void give_pages_back(struct run *run)
     }
 }
 
+/* The file is now what the run has written: remember its summary.  Under the writer lock. */
+static void note_summary(struct run *run)
+{
+    struct jvdb_file *f = run->file;
+    uint32_t *sums = (uint32_t *)(void *)(run->manifest.data + run->sums_at);
+    uint32_t *sums_crc = mem_zalloc(run->sums_count * sizeof *sums_crc + 1);
+    memcpy(sums_crc, sums, run->sums_count * sizeof *sums_crc);
+    mutex_lock(&f->blocks);
+    mem_free(f->sums_crc);
+    f->sums_crc = sums_crc;
+    f->sums_count = run->sums_count;
+    memset(f->sums_dirty, 0, f->sums_dirty_cap);
+    mutex_unlock(&f->blocks);
+    f->generation = run->generation;
+    f->superblocks_alike = run->out.in_place;
+    f->checkpoint_lsn = run->lsn;
+    space_give(&f->space, f->manifest_at, f->manifest_bytes);
+    f->manifest_at = run->manifest_at;
+    f->manifest_bytes = run->manifest.len;
+}
+
 static void finish(struct run *run)
 {
     struct database *db = run->db;
@@ -458,22 +491,8 @@ static void finish(struct run *run)
     if (file_unlink(db->dir_fd, file_name) != 0) log_warning("cannot remove %s", file_name);
     wal_drop_old(db->wal);
 
-    uint32_t *sums = (uint32_t *)(void *)(run->manifest.data + run->sums_at);
-    uint32_t *sums_crc = mem_zalloc(run->sums_count * sizeof *sums_crc + 1);
-    memcpy(sums_crc, sums, run->sums_count * sizeof *sums_crc);
     mutex_lock(&db->writer);
-    mutex_lock(&f->blocks);
-    mem_free(f->sums_crc);
-    f->sums_crc = sums_crc;
-    f->sums_count = run->sums_count;
-    memset(f->sums_dirty, 0, f->sums_dirty_cap);
-    mutex_unlock(&f->blocks);
-    f->generation = run->generation;
-    f->superblocks_alike = false;
-    f->checkpoint_lsn = run->lsn;
-    space_give(&f->space, f->manifest_at, f->manifest_bytes);
-    f->manifest_at = run->manifest_at;
-    f->manifest_bytes = run->manifest.len;
+    note_summary(run);
     atomic_store_explicit(&db->file_bytes, f->file_bytes, memory_order_relaxed);
     db->reuse_next.lsn = run->lsn;
     db->reuse_next.epoch = epoch_now();
@@ -584,8 +603,7 @@ static enum err_code run_locked(struct database *db, struct err *err)
     return rc;
 }
 
-/* Take the checkpoint lock with a descriptor to write through. */
-static enum err_code lock_checkpoint(struct database *db, struct err *err)
+enum err_code checkpoint_lock(struct database *db, struct err *err)
 {
     for (;;) {
         enum err_code rc = database_writer_ready(db, PATIENCE_FORCE, err);
@@ -599,7 +617,7 @@ static enum err_code lock_checkpoint(struct database *db, struct err *err)
 enum err_code checkpoint_run(struct database *db, struct err *err)
 {
     if (!db->wal || !database_is_dirty(db)) return ERR_OK;
-    enum err_code rc = lock_checkpoint(db, err);
+    enum err_code rc = checkpoint_lock(db, err);
     if (rc) return rc;
     if (database_is_dirty(db)) rc = run_locked(db, err);
     mutex_unlock(&db->checkpoint_mu);
@@ -612,7 +630,7 @@ enum err_code checkpoint_close(struct database *db, struct err *err)
     enum err_code rc = checkpoint_run(db, err);
     if (rc || db->store->file.superblocks_alike) return rc;
 
-    rc = lock_checkpoint(db, err);
+    rc = checkpoint_lock(db, err);
     if (rc) return rc;
     struct disk_superblock sb;
     uint64_t from = db->store->file.generation % SUPERBLOCK_COUNT, to = SUPERBLOCK_COUNT - 1 - from;
@@ -622,5 +640,56 @@ enum err_code checkpoint_close(struct database *db, struct err *err)
     if (os_errno) rc = err_os(err, os_errno, "write the superblocks of \"%s\"", db->name);
     db->store->file.superblocks_alike = rc == ERR_OK;
     mutex_unlock(&db->checkpoint_mu);
+    return rc;
+}
+
+/* ---- a file that nobody knows yet ---- */
+
+static enum err_code written(const struct run *run, bool good, struct err *err)
+{
+    if (run->out.os_errno) return err_os(err, run->out.os_errno, "write %s", run->file->file_name);
+    if (!good) return err_set(err, ERR_INTERNAL, "%s has no checksums", run->file->file_name);
+    return ERR_OK;
+}
+
+enum err_code checkpoint_write_new(struct database *db, struct err *err)
+{
+    struct jvdb_file *f = &db->store->file;
+    struct run run = {.db = db, .file = f, .out = {.fd = f->fd, .in_place = true}};
+    run.block_count = f->file_bytes / BLOCK_BYTES;
+    run.sums_count = jvdb_file_sum_blocks(f);
+    mark_dirty_blocks(&run);
+    bool good = save_blocks(&run);
+    enum err_code rc = written(&run, good, err);
+    if (!rc) give_pages_back(&run);
+    mem_free(run.out.blocks);
+    return rc;
+}
+
+enum err_code checkpoint_finish_new(struct database *db, uint64_t generation, uint64_t lsn,
+                                    struct err *err)
+{
+    struct jvdb_file *f = &db->store->file;
+    struct run run = {.db = db,
+                      .file = f,
+                      .lsn = lsn,
+                      .generation = generation,
+                      .out = {.fd = f->fd, .in_place = true}};
+    enum err_code rc = make_manifest(&run, err);
+    if (rc) return rc;
+    run.file_bytes = f->file_bytes;
+    run.block_count = f->file_bytes / BLOCK_BYTES;
+    mark_dirty_blocks(&run);
+    bool good = save_blocks(&run);
+    if (good) save_summary(&run);
+    rc = written(&run, good, err);
+    if (!rc) {
+        int os_errno = file_sync(f->fd);
+        if (os_errno) rc = err_os(err, os_errno, "sync %s", f->file_name);
+    }
+    /* What was not written before is little: its pages may stay private. */
+    if (!rc) note_summary(&run);
+    mem_free(run.out.blocks);
+    buf_free(&run.manifest);
     return rc;
 }

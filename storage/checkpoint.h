@@ -18,6 +18,18 @@ MUST_CHECK enum err_code checkpoint_run(struct database *db, struct err *err);
 /* The same, and then make both superblocks alike: the database is about to be closed for good. */
 MUST_CHECK enum err_code checkpoint_close(struct database *db, struct err *err);
 
+/* Take `checkpoint_mu` with a descriptor to write through: no checkpoint is under way, and none
+ * begins.  Blocks. */
+MUST_CHECK enum err_code checkpoint_lock(struct database *db, struct err *err);
+
+/* For compaction, of a database that nobody else knows, with its file open for writing.
+ * write_new: write what is dirty to its place and give the memory back; the file is not whole yet.
+ * finish_new: the rest, manifest and both superblocks too, and sync it: it is a whole file at
+ * `lsn`.  ERR_STORAGE_FULL, ERR_IO. */
+MUST_CHECK enum err_code checkpoint_write_new(struct database *db, struct err *err);
+MUST_CHECK enum err_code checkpoint_finish_new(struct database *db, uint64_t generation,
+                                               uint64_t lsn, struct err *err);
+
 /* For recovery: apply `<name>.ckpt` to the file if it is complete and the file's successor, and
  * remove it.  `sb` is the file's superblock; true in *applied: read it again. */
 MUST_CHECK enum err_code checkpoint_apply_leftover(int dir_fd, const char *name, int jvdb_fd,

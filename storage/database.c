@@ -70,6 +70,7 @@ struct database *database_new(const char *name, const struct schema *schema, int
     db->dir_fd = dir_fd;
     db->host = *host;
     db->kernels = kernel_best();
+    mutex_init(&db->compact_mu, LOCK_COMPACT);
     mutex_init(&db->checkpoint_mu, LOCK_CHECKPOINT);
     mutex_init(&db->writer, LOCK_DATABASE);
     atomic_init(&db->store, store_new());
@@ -83,6 +84,7 @@ void database_free(struct database *db)
     if (atomic_load(&db->has_writer_fd) && db->host.writer_closed)
         db->host.writer_closed(db->host.ctx);
     store_free(db->store);
+    mutex_deinit(&db->compact_mu);
     mutex_deinit(&db->checkpoint_mu);
     mutex_deinit(&db->writer);
     mem_free(db->schema.options);
@@ -226,8 +228,8 @@ uint32_t database_row_crc(const struct database *db, const struct disk_wal_op *o
     return crc32c(crc, vector, (size_t)db->schema.dimension * sizeof(float));
 }
 
-enum err_code database_write_rows(struct database *db, uint64_t lsn, const struct row_op *ops,
-                                  size_t count, struct err *err)
+enum err_code database_write_rows(struct database *db, const struct row_op *ops, size_t count,
+                                  struct err *err)
 {
     static const char zeros[ROW_ALIGN];
     enum { RUN_MAX = 256 };
@@ -257,7 +259,7 @@ enum err_code database_write_rows(struct database *db, uint64_t lsn, const struc
     for (size_t i = 0; i < count; i++) {
         const struct disk_wal_op *op = &ops[i].head;
         if (op->kind != WAL_OP_PUT || !op->record_at) continue;
-        enum err_code rc = records_write(&db->store->file, op->record_at, lsn, ops[i].text,
+        enum err_code rc = records_write(&db->store->file, op->record_at, ops[i].lsn, ops[i].text,
                                          op->text_bytes, ops[i].metadata, op->metadata_bytes, err);
         if (rc) return rc;
     }
@@ -271,12 +273,32 @@ static struct slot *slot_change(struct database *db, uint32_t number)
     return jvdb_file_change(&db->store->file, REGION_SLOTS, number);
 }
 
+static void touch(struct database *db, uint32_t slot)
+{
+    struct touched *t = db->touched;
+    if (!t || t->lost) return;
+    if (t->count == t->cap) {
+        size_t cap = t->cap ? t->cap * 2 : 1024;
+        uint32_t *grown = mem_try(cap * sizeof *grown);
+        if (!grown) {
+            t->lost = true;
+            return;
+        }
+        if (t->count) memcpy(grown, t->slots, t->count * sizeof *grown);
+        mem_free(t->slots);
+        t->slots = grown;
+        t->cap = cap;
+    }
+    t->slots[t->count++] = slot;
+}
+
 /* The row of a slot ends at `lsn`; the slot joins the chain of those to be used again. */
 static enum err_code end_row(struct database *db, uint32_t number, uint64_t lsn, struct err *err)
 {
     struct disk_counts *c = &db->store->counts;
     struct slot *s = slot_change(db, number);
     if (!s) return database_damaged(db, "a slot", err);
+    touch(db, number);
     SET(s->death, lsn);
     s->next_dead = 0;
     if (c->dead_last) {
@@ -367,6 +389,7 @@ static enum err_code apply_put(struct database *db, uint64_t lsn, struct row_op 
     s->row_crc = h->row_crc;
     SET(s->death, SLOT_NEVER);
     SET(s->birth, lsn);
+    touch(db, h->slot);
     if (h->record_at) {
         uint64_t end = h->record_at - 1 + records_size(h->text_bytes, h->metadata_bytes);
         if (end > db->store->counts.records_bytes) db->store->counts.records_bytes = end;
@@ -398,10 +421,22 @@ enum err_code database_apply(struct database *db, uint64_t lsn, struct row_op *o
     }
 }
 
+static void retire_store(void *store)
+{
+    store_free(store);
+}
+
 void database_publish(struct database *db, uint64_t lsn)
 {
+    database_publish_store(db, lsn, db->store);
+}
+
+void database_publish_store(struct database *db, uint64_t lsn, struct store *store)
+{
+    struct store *old = db->store;
     uint32_t version = atomic_load_explicit(&db->snapshot_version, memory_order_relaxed);
     atomic_store_explicit(&db->snapshot_version, version + 1, memory_order_release);
+    if (store != old) atomic_store_explicit(&db->store, store, memory_order_release);
     atomic_store_explicit(&db->visible_lsn, lsn, memory_order_release);
     atomic_store_explicit(&db->live_count, db->store->counts.live_count, memory_order_release);
     atomic_store_explicit(&db->slot_count, db->store->counts.slot_count, memory_order_release);
@@ -414,6 +449,7 @@ void database_publish(struct database *db, uint64_t lsn)
                           memory_order_relaxed);
     atomic_store_explicit(&db->file_bytes, db->store->file.file_bytes, memory_order_relaxed);
     atomic_store_explicit(&db->last_write_ns, clock_ns(), memory_order_relaxed);
+    if (store != old) epoch_retire(retire_store, old);
 }
 
 /* ---- put ---- */
@@ -465,6 +501,8 @@ static uint64_t next_lsn(struct database *db)
  * memory there is no checkpoint that could refer to them: only readers count. */
 static void advance_reuse(struct database *db)
 {
+    /* What ended since a compaction began must still be there when it catches up. */
+    if (db->touched) return;
     if (db->reuse_next.lsn && epoch_passed(db->reuse_next.epoch)) {
         db->reuse_lsn = db->reuse_next.lsn;
         db->reuse_next.lsn = 0;
@@ -613,7 +651,10 @@ enum err_code database_put(struct database *db, struct row_input *rows, size_t c
     uint64_t slots = 0, records_bytes = 0;
     rc = place_rows(db, rows, count, ops, &slots, &records_bytes, err);
     if (!rc) rc = database_reserve(db, slots, records_bytes, count, err);
-    if (!rc) rc = database_write_rows(db, next_lsn(db), ops, count, err);
+    uint64_t record_lsn = next_lsn(db);
+    for (size_t i = 0; i < count; i++)
+        ops[i].lsn = record_lsn;
+    if (!rc) rc = database_write_rows(db, ops, count, err);
     if (!rc) rc = log_rows(db, ops, count, lsn, err);
     if (!rc) rc = apply_and_publish(db, *lsn, ops, count, err);
     mutex_unlock(&db->writer);

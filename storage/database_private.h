@@ -37,6 +37,13 @@ struct store {
     uint64_t row_bytes;        /* of a vector as it lies in the file, padding included */
 };
 
+/* Slots whose row was born or ended since a compaction began. */
+struct touched {
+    uint32_t *slots;
+    size_t count, cap;
+    bool lost; /* out of memory: the list is not complete */
+};
+
 struct database {
     /* Constant after open. */
     char name[NAME_BYTES_MAX + 1];
@@ -49,12 +56,14 @@ struct database {
     /* Of the newest rows.  Replaced under both locks below; readers load it with the snapshot. */
     _Atomic(struct store *) store;
 
+    struct mutex compact_mu;    /* LOCK_COMPACT */
     struct mutex checkpoint_mu; /* LOCK_CHECKPOINT: file.generation and so on */
     uint64_t ckpt_bytes_missed; /* size of the last .ckpt, if it did not fit; LOCK_CHECKPOINT */
     struct mutex writer;        /* LOCK_DATABASE: all that follows            */
     struct wal *wal;            /* NULL: in memory */
     uint64_t last_lsn;
-    uint64_t reuse_lsn; /* slots that died up to here may be used again */
+    struct touched *touched; /* a compaction under way wants to know; else NULL */
+    uint64_t reuse_lsn;      /* slots that died up to here may be used again */
     struct {
         uint64_t lsn; /* 0: none; becomes reuse_lsn when every reader of `epoch` has left */
         uint64_t epoch;
@@ -69,6 +78,8 @@ struct database {
 
     /* ERR_OK, ERR_READ_ONLY or ERR_QUARANTINED: what every later write (or call) gets. */
     _Atomic int failed;
+
+    _Atomic bool dropping; /* long work on it is pointless */
 
     /* For statistics; atomic, stored by the writer or the checkpoint. */
     _Atomic bool has_writer_fd;
@@ -99,6 +110,7 @@ struct row_op {
     const char *text;
     const char *metadata;
     const float *vector;
+    uint64_t lsn;  /* for its record */
     bool replaced; /* out of database_apply(): the put ended a live row of its id */
 };
 MUST_CHECK enum err_code database_apply(struct database *db, uint64_t lsn, struct row_op *op,
@@ -107,15 +119,17 @@ MUST_CHECK enum err_code database_apply(struct database *db, uint64_t lsn, struc
 MUST_CHECK enum err_code database_reserve(struct database *db, uint64_t slots,
                                           uint64_t records_bytes, uint64_t keys, struct err *err);
 /* Write the rows of put operations into their slots. */
-MUST_CHECK enum err_code database_write_rows(struct database *db, uint64_t lsn,
-                                             const struct row_op *ops, size_t count,
-                                             struct err *err);
+MUST_CHECK enum err_code database_write_rows(struct database *db, const struct row_op *ops,
+                                             size_t count, struct err *err);
 /* Make what was applied up to `lsn` visible. */
 void database_publish(struct database *db, uint64_t lsn);
 /* wal_options.on_broken: show readers no more than what was acknowledged.  What later writes ended
  * or replaced is there still: its slots are used again only behind a checkpoint, which has synced
  * the log first. */
 void database_fall_back(void *ctx);
+/* The same, in another store: readers that begin from now on see `store`; the old one is freed when
+ * the last reader of it has left. */
+void database_publish_store(struct database *db, uint64_t lsn, struct store *store);
 uint32_t database_row_crc(const struct database *db, const struct disk_wal_op *op,
                           const float *vector);
 /* Damage was found: everything but closing is refused from now on. */

@@ -431,6 +431,7 @@ enum err_code file_cache_drop(struct file_cache *c, const char *name, struct err
         return not_found(name, err);
     }
     e->dropping = true; /* nobody new gets it */
+    if (e->db) atomic_store(&e->db->dropping, true);
     while (e->pins > 0 || e->state == OPENING || e->state == CLOSING)
         mutex_wait(&c->changed, &c->mu);
     struct database *db = e->db;

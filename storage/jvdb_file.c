@@ -368,6 +368,11 @@ uint64_t jvdb_file_sum_block(struct jvdb_file *f, size_t index)
     return sum_offset(f, (uint64_t)index * SUMS_PER_BLOCK) / BLOCK_BYTES;
 }
 
+size_t jvdb_file_sum_blocks(struct jvdb_file *f)
+{
+    return capacity(f, REGION_SUMS) / SUMS_PER_BLOCK;
+}
+
 bool jvdb_file_verify(struct jvdb_file *f, uint64_t block)
 {
     if (in_memory(f)) return true;

@@ -133,6 +133,8 @@ bool jvdb_file_verify(struct jvdb_file *f, uint64_t block);
 bool jvdb_file_set_sum(struct jvdb_file *f, uint64_t block, uint32_t crc);
 /* Where block number `index` of REGION_SUMS lies, as a block of the file. */
 uint64_t jvdb_file_sum_block(struct jvdb_file *f, size_t index);
+/* How many blocks REGION_SUMS has. */
+size_t jvdb_file_sum_blocks(struct jvdb_file *f);
 
 /* R: a bit that says "checked" for the row (REGION_VECTORS) or record (REGION_RECORDS) that begins
  * at `cell`: get it, or set it.  In memory nothing needs a check.  A bit may be forgotten (the file

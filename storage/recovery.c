@@ -199,7 +199,9 @@ static enum err_code replay_record(void *ctx, const struct disk_wal_record *reco
 
     enum err_code rc = jvdb_file_writable(&db->store->file, err);
     if (!rc) rc = database_reserve(db, slots, records_bytes, record->op_count, err);
-    if (!rc) rc = database_write_rows(db, record->lsn, rp->ops, record->op_count, err);
+    for (uint32_t i = 0; i < record->op_count; i++)
+        rp->ops[i].lsn = record->lsn;
+    if (!rc) rc = database_write_rows(db, rp->ops, record->op_count, err);
     for (uint32_t i = 0; i < record->op_count && !rc; i++)
         rc = database_apply(db, record->lsn, &rp->ops[i], err);
     if (!rc) database_publish(db, record->lsn);

@@ -13,7 +13,8 @@
 #include <stdbool.h>
 
 enum lock_rank {
-    LOCK_CATALOG = 1, /* catalog.c: appends to the catalog file; held across its fsync           */
+    LOCK_COMPACT = 1, /* compact.c: one compaction of a database at a time; held all along       */
+    LOCK_CATALOG,     /* catalog.c: appends to the catalog file; held across its fsync           */
     LOCK_FLUSH,       /* flusher.c: one whole flush at a time; held across it, taken by no request
                          but a flush                                                              */
     LOCK_ROUND,       /* flusher.c: which database comes next                                     */
