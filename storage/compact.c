@@ -5,10 +5,10 @@
  *      is used again.  Copy the rows that live at C, in the order of their slots, a batch at a
  *      time, into `<name>.new`.
  *   2  CATCH UP.  Bring over the touched slots, and those touched meanwhile, until few are left.
- *   3  TAKE OVER.  With the checkpoint lock and the writer lock: the last few; finish the file with
- *      the LSN of now; rename it over the old one, sync the directory; switch to a new log segment;
- *      publish the new store.  The log before it is not needed any more: its records are not newer
- *      than the file.
+ *   3  TAKE OVER.  Writers pause, the log is synced; with the checkpoint lock and the writer lock:
+ *      the last few; finish the file with the LSN of now; rename it over the old one, sync the
+ *      directory; switch to a new log segment; publish the new store.  The log before it is not
+ *      needed any more: its records are not newer than the file.
  *
  * The copy is built by the code of ordinary writes, in a database struct of its own that nobody
  * else sees.  A row is the same row if id and version are: that is how catching up knows what it
@@ -300,8 +300,6 @@ static enum err_code take_over(struct compaction *c, struct err *err)
     bool renamed = false;
     enum err_code rc = check_cancelled(c, err);
     if (!rc && c->touched.lost) rc = out_of_memory(c, err);
-    /* The copy will not have what ended by now: were that refused later, nobody could go back. */
-    if (!rc && db->wal && wal_durable_lsn(db->wal) < lsn) rc = wal_sync(db->wal, err);
     if (rc) return rc;
     struct reader r;
     reader_begin(db, &r);
@@ -331,6 +329,14 @@ static enum err_code take_over(struct compaction *c, struct err *err)
     return ERR_OK;
 }
 
+static void set_paused(struct database *db, bool paused)
+{
+    mutex_lock(&db->writer);
+    db->paused = paused;
+    if (!paused) pthread_cond_broadcast(&db->resumed);
+    mutex_unlock(&db->writer);
+}
+
 static enum err_code lock_and_take_over(struct compaction *c, struct err *err)
 {
     struct database *db = c->db;
@@ -346,15 +352,20 @@ static enum err_code lock_and_take_over(struct compaction *c, struct err *err)
     if (rc) return rc;
     int os_errno = file_datasync(c->copy->store->file.fd);
     if (os_errno) return err_os(err, os_errno, "sync %s", c->copy->store->file.file_name);
-    rc = wal_sync(db->wal, err);
-    if (!rc) rc = checkpoint_lock(db, err);
+    rc = checkpoint_lock(db, err);
     if (rc) return rc;
     rc = wal_prepare(db->wal, err);
+    if (!rc) rc = wal_sync(db->wal, err);
     if (!rc) {
+        /* What ended is not in the copy: it must be durable that it did, or nobody could go back
+         * to what was acknowledged.  A sync that fails wants the writer lock. */
+        set_paused(db, true);
+        rc = wal_sync(db->wal, err);
         mutex_lock(&db->writer);
-        rc = take_over(c, err);
+        if (!rc) rc = take_over(c, err);
         db->touched = NULL;
         mutex_unlock(&db->writer);
+        set_paused(db, false);
     }
     if (!rc) wal_drop_old(db->wal);
     mutex_unlock(&db->checkpoint_mu);

@@ -73,6 +73,7 @@ struct database *database_new(const char *name, const struct schema *schema, int
     mutex_init(&db->compact_mu, LOCK_COMPACT);
     mutex_init(&db->checkpoint_mu, LOCK_CHECKPOINT);
     mutex_init(&db->writer, LOCK_DATABASE);
+    pthread_cond_init(&db->resumed, NULL);
     atomic_init(&db->store, store_new());
     return db;
 }
@@ -86,6 +87,7 @@ void database_free(struct database *db)
     store_free(db->store);
     mutex_deinit(&db->compact_mu);
     mutex_deinit(&db->checkpoint_mu);
+    pthread_cond_destroy(&db->resumed);
     mutex_deinit(&db->writer);
     mem_free(db->schema.options);
     mem_free(db);
@@ -487,6 +489,12 @@ static enum err_code lock_writer(struct database *db, bool may_block, struct err
             mutex_lock(&db->writer);
         else if (!mutex_trylock(&db->writer))
             return err_set(err, ERR_WOULD_BLOCK, "the writer is busy");
+        if (db->paused && !may_block) {
+            mutex_unlock(&db->writer);
+            return err_set(err, ERR_WOULD_BLOCK, "a compaction is taking over");
+        }
+        while (db->paused)
+            mutex_wait(&db->resumed, &db->writer);
         if (db->store->file.fd >= 0) return ERR_OK;
         mutex_unlock(&db->writer); /* closed as idle just now */
     }

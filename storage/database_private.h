@@ -63,7 +63,9 @@ struct database {
     struct wal *wal;            /* NULL: in memory */
     uint64_t last_lsn;
     struct touched *touched; /* a compaction under way wants to know; else NULL */
-    uint64_t reuse_lsn;      /* slots that died up to here may be used again */
+    bool paused;             /* writers wait for `resumed` */
+    pthread_cond_t resumed;
+    uint64_t reuse_lsn; /* slots that died up to here may be used again */
     struct {
         uint64_t lsn; /* 0: none; becomes reuse_lsn when every reader of `epoch` has left */
         uint64_t epoch;
