@@ -88,9 +88,6 @@ static const char *public_message(const struct err *err)
     case ERR_IO:
     case ERR_WOULD_BLOCK:
         return "the request failed inside the server; its log has the cause under this request id";
-    case ERR_CORRUPT:
-        return "stored data that this request needs is damaged; the server's log has the details "
-               "under this request id";
     case ERR_NOMEM:
         return "the server is short of memory for this request; try again, or send less at once";
     default:

@@ -66,6 +66,7 @@ static enum err_code run(struct api_app *app, struct api_request *req, struct da
                          "the answer is longer than 256 MiB; ask for fewer results, or without "
                          "\"data\"");
     }
+    rc = reader_check(&r, rc, err);
     reader_end(&r);
     if (rc) return rc;
 

@@ -281,6 +281,7 @@ enum err_code vectors_get(struct api_app *app, struct api_request *req, struct a
         buf_str(out, "\n");
         snprintf(res->etag, sizeof res->etag, "\"%" PRIu64 "\"", row.version);
     }
+    rc = reader_check(&r, rc, err);
     reader_end(&r);
 out:
     if (db) service_release(db);
@@ -325,6 +326,7 @@ enum err_code vectors_get_many(struct api_app *app, struct api_request *req,
                              "the answer is longer than 256 MiB; ask for fewer vectors at once");
         }
     }
+    rc = reader_check(&r, rc, err);
     reader_end(&r);
     if (rc) goto out;
     buf_str(out, "],\"missing\":[");
@@ -407,6 +409,7 @@ enum err_code vectors_list(struct api_app *app, struct api_request *req, struct 
         }
         buf_str(out, "}\n");
     }
+    rc = reader_check(&r, rc, err);
     reader_end(&r);
 out:
     if (db) service_release(db);

@@ -531,6 +531,9 @@ static enum err_code save(struct run *run, struct err *err)
     bool good = save_blocks(run);
     if (good) {
         save_summary(run);
+        good = !jvdb_file_is_lost(run->file); /* no zeros in the place of blocks */
+    }
+    if (good) {
         ckpt_finish(&run->out);
     }
     if (!good || run->out.os_errno) {
@@ -538,7 +541,8 @@ static enum err_code save(struct run *run, struct err *err)
         db->ckpt_bytes_missed = run->out.at;
         undo(run);
         if (good) return err_os(err, os_errno, "write the checkpoint of \"%s\"", db->name);
-        return database_damaged(db, "a block of checksums", err);
+        return database_check_read(db, run->file, database_damaged(db, "a block of checksums", err),
+                                   err);
     }
     /* Running out of space is no failed sync: the next try writes another file. */
     os_errno = ckpt_sync(&run->out, db->dir_fd);
@@ -550,6 +554,11 @@ static enum err_code save(struct run *run, struct err *err)
     if (os_errno) {
         undo(run);
         return fail_for_good(db, os_errno, "syncing its checkpoint", err);
+    }
+    rc = jvdb_file_check_length(run->file, err);
+    if (rc) {
+        undo(run);
+        return database_check_read(db, run->file, rc, err);
     }
     os_errno = ckpt_copy_in_place(run->out.fd, run->out.blocks, run->out.count, run->file->fd);
     if (os_errno) return fail_for_good(db, os_errno, "writing its file", err);

@@ -107,6 +107,18 @@ enum err_code database_damaged(struct database *db, const char *what, struct err
     return ERR_CORRUPT;
 }
 
+enum err_code database_check_read(struct database *db, struct jvdb_file *file, enum err_code rc,
+                                  struct err *err)
+{
+    if (!jvdb_file_is_lost(file)) return rc;
+    err_set(err, ERR_CORRUPT,
+            "database \"%s\": a part of its file cannot be read; it was cut short, or the disk "
+            "fails",
+            db->name);
+    database_quarantine(db, err);
+    return ERR_CORRUPT;
+}
+
 enum err_code database_check_readable(struct database *db, struct err *err)
 {
     if (atomic_load_explicit(&db->failed, memory_order_acquire) != ERR_QUARANTINED) return ERR_OK;
@@ -590,6 +602,9 @@ static enum err_code log_rows(struct database *db, const struct row_op *ops, siz
         *lsn = next_lsn(db);
         return ERR_OK;
     }
+    /* What the choice of slots was made of. */
+    enum err_code rc = database_check_read(db, &db->store->file, ERR_OK, err);
+    if (rc) return rc;
     static const char zeros[8];
     size_t vector_bytes = (size_t)db->schema.dimension * sizeof(float), scratch_bytes = 0;
     for (size_t i = 0; i < count; i++)
@@ -597,7 +612,6 @@ static enum err_code log_rows(struct database *db, const struct row_op *ops, siz
             sizeof ops[i].head + ops[i].head.text_bytes + ops[i].head.metadata_bytes + 8;
     struct iovec *iov = mem_try((3 * count + 2) * sizeof *iov);
     char *scratch = mem_try(scratch_bytes), *at = scratch;
-    enum err_code rc = ERR_OK;
     if (!iov || !scratch) {
         rc = err_set(err, ERR_NOMEM, "out of memory for a write of %zu rows", count);
         goto out;
@@ -638,8 +652,9 @@ static enum err_code apply_and_publish(struct database *db, uint64_t lsn, struct
         enum err_code rc = database_apply(db, lsn, &ops[i], err);
         if (rc) return rc;
     }
-    database_publish(db, lsn);
-    return ERR_OK;
+    enum err_code rc = database_check_read(db, &db->store->file, ERR_OK, err);
+    if (!rc) database_publish(db, lsn);
+    return rc;
 }
 
 enum err_code database_put(struct database *db, struct row_input *rows, size_t count,
@@ -665,6 +680,7 @@ enum err_code database_put(struct database *db, struct row_input *rows, size_t c
     if (!rc) rc = database_write_rows(db, ops, count, err);
     if (!rc) rc = log_rows(db, ops, count, lsn, err);
     if (!rc) rc = apply_and_publish(db, *lsn, ops, count, err);
+    if (rc) rc = database_check_read(db, &db->store->file, rc, err);
     mutex_unlock(&db->writer);
     if (!rc) stat_add(STAT_INSERTS, count);
     for (size_t i = 0; i < count && !rc; i++)
@@ -726,6 +742,7 @@ enum err_code database_delete(struct database *db, const struct vector_id *ids, 
     *lsn = db->last_lsn;
     if (!rc && found_count) rc = log_rows(db, ops, found_count, lsn, err);
     if (!rc && found_count) rc = apply_and_publish(db, *lsn, ops, found_count, err);
+    rc = database_check_read(db, &db->store->file, rc, err);
     mutex_unlock(&db->writer);
     if (!rc) {
         *deleted = found_count;

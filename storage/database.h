@@ -84,6 +84,10 @@ struct reader {
 };
 
 void reader_begin(struct database *db, struct reader *r);
+/* The file may turn out to be unreadable while its rows are looked at (cut short, a bad disk); what
+ * was read then were zeros.  So, when all that is needed of the rows has been copied and before it
+ * goes out: ERR_CORRUPT in that case, else `rc`. */
+MUST_CHECK enum err_code reader_check(struct reader *r, enum err_code rc, struct err *err);
 void reader_end(struct reader *r); /* rows got from it are gone */
 
 /* ERR_VECTOR_NOT_FOUND, ERR_CORRUPT (never a wrong row). */

@@ -138,6 +138,10 @@ uint32_t database_row_crc(const struct database *db, const struct disk_wal_op *o
 void database_quarantine(struct database *db, const struct err *err);
 /* Quarantine the database because `what` ("a slot") is damaged; returns ERR_CORRUPT. */
 enum err_code database_damaged(struct database *db, const char *what, struct err *err);
+/* To be asked after reading from a file, before what was read is used: `rc` as it is if all that
+ * was read is good; else ERR_CORRUPT, and the database is quarantined (jvdb_file_is_lost()). */
+MUST_CHECK enum err_code database_check_read(struct database *db, struct jvdb_file *file,
+                                             enum err_code rc, struct err *err);
 /* ERR_QUARANTINED after damage; for writes also ERR_READ_ONLY after a failed sync. */
 MUST_CHECK enum err_code database_check_readable(struct database *db, struct err *err);
 MUST_CHECK enum err_code database_check_writable(struct database *db, struct err *err);

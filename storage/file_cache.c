@@ -251,10 +251,16 @@ static enum err_code not_found(const char *name, struct err *err)
     return err_set(err, ERR_DATABASE_NOT_FOUND, "there is no database \"%s\"", name);
 }
 
+/* Damage may have been found just now, while it is in use. */
+static bool is_quarantined(const struct entry *e)
+{
+    return e->quarantined || (e->state == OPEN && atomic_load(&e->db->failed) == ERR_QUARANTINED);
+}
+
 static enum err_code quarantined(const struct entry *e, struct err *err)
 {
     return err_set(err, ERR_QUARANTINED, "database \"%s\" is quarantined: %s", e->info.name,
-                   e->reason);
+                   e->quarantined ? e->reason : FOUND_IN_USE);
 }
 
 /* Open a CLOSED entry; the lock is released meanwhile.  On success it is OPEN with one pin. */
@@ -314,7 +320,7 @@ enum err_code file_cache_acquire(struct file_cache *c, const char *name, bool ma
                                    : not_found(name, err);
             break;
         }
-        if (e->quarantined) {
+        if (is_quarantined(e)) {
             rc = quarantined(e, err);
             break;
         }
@@ -569,12 +575,6 @@ static uint64_t garbage_bytes(const struct entry *e)
     if (e->state == OPEN)
         bytes += atomic_load_explicit(&e->db->garbage_bytes, memory_order_relaxed);
     return bytes < e->info.file_bytes ? bytes : e->info.file_bytes;
-}
-
-/* Damage may have been found just now, while it is in use. */
-static bool is_quarantined(const struct entry *e)
-{
-    return e->quarantined || (e->state == OPEN && atomic_load(&e->db->failed) == ERR_QUARANTINED);
 }
 
 /* True: `info` is filled.  False: its counts are not known, it must be opened. */

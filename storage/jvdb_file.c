@@ -34,6 +34,8 @@ struct retired {
 static void view_free(struct jvdb_view *v)
 {
     if (v->owns_maps) {
+        guard_remove(v->guards[0]);
+        guard_remove(v->guards[1]);
         if (v->mutable_bytes != v->shared) munmap(v->mutable_bytes, v->map_bytes);
         munmap((void *)(uintptr_t)v->shared, v->map_bytes);
         munmap((void *)(uintptr_t)v->state, v->map_bytes / BLOCK_BYTES);
@@ -114,6 +116,8 @@ static int map_file(struct jvdb_file *f, int fd, struct jvdb_view *v)
     v->state = state;
     v->rows_checked = rows_checked;
     v->records_checked = records_checked;
+    v->guards[0] = guard_add(mutable_bytes, v->map_bytes, true, &f->lost);
+    if (shared != mutable_bytes) v->guards[1] = guard_add(shared, v->map_bytes, false, &f->lost);
     v->owns_maps = true;
     return 0;
 }
@@ -205,12 +209,26 @@ enum err_code jvdb_file_writable(struct jvdb_file *f, struct err *err)
     return ERR_OK;
 }
 
+enum err_code jvdb_file_check_length(struct jvdb_file *f, struct err *err)
+{
+    uint64_t bytes;
+    int os_errno = file_size(f->fd, &bytes);
+    if (os_errno) return err_os(err, os_errno, "measure %s", f->file_name);
+    if (bytes >= f->file_bytes) return ERR_OK;
+    atomic_store(&f->lost, true);
+    return err_set(err, ERR_CORRUPT,
+                   "%s was cut short while it was in use: it has %" PRIu64 " bytes, %" PRIu64
+                   " are needed",
+                   f->file_name, bytes, f->file_bytes);
+}
+
 /* ---- growth ---- */
 
 enum err_code jvdb_file_take(struct jvdb_file *f, uint64_t bytes, uint64_t *at, struct err *err)
 {
     if (space_take(&f->space, bytes, at)) return ERR_OK;
     enum err_code rc = jvdb_file_writable(f, err);
+    if (!rc) rc = jvdb_file_check_length(f, err);
     if (rc) return rc;
 
     uint64_t old_bytes = f->file_bytes;
@@ -429,6 +447,8 @@ enum err_code jvdb_file_write(struct jvdb_file *f, enum region_id region, uint64
     assert(!f->shapes[region].is_mutable && f->fd >= 0);
     struct region_place place = region_place(&f->shapes[region], cell);
     uint64_t at = view_of(f)->extents[region][place.extent] + place.offset;
+    enum err_code rc = jvdb_file_check_length(f, err);
+    if (rc) return rc;
     f->write_count++;
     int os_errno = file_writev(f->fd, iov, iov_count, at);
     if (os_errno) return err_os(err, os_errno, "write to %s", f->file_name);

@@ -20,6 +20,7 @@
 
 #include "storage/base/err.h"
 #include "storage/base/file.h"
+#include "storage/base/guard.h"
 #include "storage/base/lock.h"
 #include "storage/region.h"
 #include "storage/space.h"
@@ -48,6 +49,7 @@ struct jvdb_view {
      * RECORD_ALIGN, was checked against its checksum: one bit each.  (jvdb_file_checked()) */
     _Atomic uint8_t *rows_checked;
     _Atomic uint8_t *records_checked;
+    struct guard *guards[2];               /* of the maps                           */
     bool owns_maps;                        /* false: a later view has the same maps */
     const uint64_t *extents[REGION_COUNT]; /* offset in the file of each extent */
 };
@@ -70,6 +72,8 @@ struct jvdb_file {
     /* A sync of the file failed: the kernel may drop pages that never reached the disk, at any
      * later time, so rows and records are checked at every touch. */
     _Atomic bool sync_failed;
+
+    _Atomic bool lost; /* see jvdb_file_is_lost(); set by any thread, for good */
 
     /* The writer's (LOCK_DATABASE). */
     int fd;               /* for writing; -1: not open */
@@ -124,6 +128,16 @@ void *jvdb_file_change(struct jvdb_file *f, enum region_id region, uint64_t cell
  * lie in one extent. */
 MUST_CHECK enum err_code jvdb_file_write(struct jvdb_file *f, enum region_id region, uint64_t cell,
                                          struct iovec *iov, int iov_count, struct err *err);
+
+/* R: a part of the file could not be read, or is no longer there: whatever was read so far may have
+ * been zeros.  To be asked after reading, before what was read is used (guard.h). */
+static inline bool jvdb_file_is_lost(struct jvdb_file *f)
+{
+    return atomic_load(&f->lost);
+}
+/* Somebody cut the file short: before a write would make it long again, with zeros in between that
+ * pass for rows that were checked.  ERR_CORRUPT. */
+MUST_CHECK enum err_code jvdb_file_check_length(struct jvdb_file *f, struct err *err);
 
 /* R: first touch of a block since open: check it against its checksum. */
 bool jvdb_file_verify(struct jvdb_file *f, uint64_t block);

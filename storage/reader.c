@@ -36,6 +36,11 @@ void reader_begin(struct database *db, struct reader *r)
     }
 }
 
+enum err_code reader_check(struct reader *r, enum err_code rc, struct err *err)
+{
+    return database_check_read(r->db, &r->store->file, rc, err);
+}
+
 void reader_end(struct reader *r)
 {
     arena_free(&r->pieces);
@@ -144,7 +149,7 @@ static bool slot_has_id(struct reader *r, const struct slot *s, const struct ind
     return !text || !id->text || memcmp(text, id->text, s->text_bytes) == 0;
 }
 
-enum err_code reader_get(struct reader *r, const struct vector_id *id, struct row *row,
+static enum err_code get(struct reader *r, const struct vector_id *id, struct row *row,
                          struct err *err)
 {
     enum err_code rc = database_check_readable(r->db, err);
@@ -167,13 +172,19 @@ enum err_code reader_get(struct reader *r, const struct vector_id *id, struct ro
     return slot_row(r, slot, s, row, err);
 }
 
+enum err_code reader_get(struct reader *r, const struct vector_id *id, struct row *row,
+                         struct err *err)
+{
+    return reader_check(r, get(r, id, row, err), err);
+}
+
 static bool has_prefix(const struct row *row, const char *prefix, size_t prefix_bytes)
 {
     return row->id.text && row->id.text_bytes >= prefix_bytes &&
            memcmp(row->id.text, prefix, prefix_bytes) == 0;
 }
 
-enum err_code reader_list(struct reader *r, const struct vector_id *after, const char *prefix,
+static enum err_code list(struct reader *r, const struct vector_id *after, const char *prefix,
                           size_t prefix_bytes, size_t limit, reader_row_fn *fn, void *ctx,
                           bool *more, struct err *err)
 {
@@ -249,4 +260,12 @@ enum err_code reader_list(struct reader *r, const struct vector_id *after, const
         from = NULL;
     } while (leaf);
     return ERR_OK;
+}
+
+enum err_code reader_list(struct reader *r, const struct vector_id *after, const char *prefix,
+                          size_t prefix_bytes, size_t limit, reader_row_fn *fn, void *ctx,
+                          bool *more, struct err *err)
+{
+    enum err_code rc = list(r, after, prefix, prefix_bytes, limit, fn, ctx, more, err);
+    return reader_check(r, rc, err);
 }

@@ -226,6 +226,7 @@ static enum err_code open_log(struct database *db, const struct database_open_op
     uint64_t begun = clock_ns();
     enum err_code rc = wal_open(&wal_options, replay_record, &replay, &db->wal, &found, err);
     mem_free(replay.ops);
+    rc = database_check_read(db, &db->store->file, rc, err);
     if (rc) return rc;
 
     if (found.cut_bytes)

@@ -37,6 +37,7 @@
 #include "storage/base/clock.h"
 #include "storage/base/crc32c.h"
 #include "storage/base/file.h"
+#include "storage/base/guard.h"
 #include "storage/base/lock.h"
 #include "storage/base/log.h"
 #include "storage/base/mem.h"
@@ -638,6 +639,8 @@ static enum err_code replay_file(struct replay *rp, struct segment *seg, uint64_
     uint8_t *bytes = mmap(NULL, size, PROT_READ, MAP_PRIVATE, seg->fd, 0);
     if (bytes == MAP_FAILED) return err_os(err, errno, "map the log of \"%s\"", rp->wal->name);
     madvise(bytes, size, MADV_SEQUENTIAL);
+    _Atomic bool lost = false;
+    struct guard *guard = guard_add(bytes, size, false, &lost);
 
     /* After kill -9 the records may be in the page cache alone: what is replayed now must not be
      * lost by a later power cut, or a checkpoint could hold rows that the log forgot. */
@@ -647,6 +650,13 @@ static enum err_code replay_file(struct replay *rp, struct segment *seg, uint64_
         if (os_errno) rc = err_os(err, os_errno, "sync the log of \"%s\"", rp->wal->name);
     }
     if (!rc) rc = replay_segment(rp, seg, end_lsn, bytes, size, err);
+    /* Zeros would pass for the end of the log. */
+    if (atomic_load(&lost))
+        rc = err_set(
+            err, ERR_CORRUPT,
+            "a part of the log of \"%s\" cannot be read; it was cut short, or the disk fails",
+            rp->wal->name);
+    guard_remove(guard);
     munmap(bytes, size);
     return rc;
 }

@@ -207,5 +207,5 @@ enum err_code reader_search(struct reader *r, const struct search_query *q, bool
     }
     mem_free(nearest.heap);
     stat_add(STAT_SEARCHES, 1);
-    return rc;
+    return reader_check(r, rc, err);
 }

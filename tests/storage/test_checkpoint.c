@@ -118,6 +118,27 @@ static void many_checkpoints_do_not_make_the_file_grow(void **state)
     assert_model_in(data_fd, &m);
 }
 
+/* The disk could not read a page: there are zeros in its place (guard.h). */
+static void a_checkpoint_does_not_write_what_could_not_be_read(void **state)
+{
+    (void)state;
+    struct database *db = busy_database();
+    size_t before_len, after_len;
+    uint8_t *before = file_bytes(data_fd, "db.jvdb", &before_len);
+    atomic_store(&db->store->file.lost, true);
+    assert_int_equal(checkpoint_run(db, &err), ERR_CORRUPT);
+    assert_false(file_exists(data_fd, "db.ckpt"));
+    assert_int_equal(atomic_load(&db->failed), ERR_QUARANTINED);
+    uint8_t *after = file_bytes(data_fd, "db.jvdb", &after_len);
+    assert_int_equal(after_len, before_len);
+    assert_memory_equal(after, before, before_len);
+    free(before);
+    free(after);
+    assert_int_equal(checkpoint_run(db, &err), ERR_QUARANTINED);
+    model_close(db);
+    assert_model_in(data_fd, &m);
+}
+
 static uint64_t rss_anon(void)
 {
     unsigned long kilobytes = 0;
@@ -619,6 +640,7 @@ int main(void)
         temp_dir_test(after_a_checkpoint_an_opening_replays_nothing),
         temp_dir_test(a_clean_close_makes_both_superblocks_alike),
         temp_dir_test(many_checkpoints_do_not_make_the_file_grow),
+        temp_dir_test(a_checkpoint_does_not_write_what_could_not_be_read),
         temp_dir_test(a_checkpoint_gives_private_pages_back),
         temp_dir_test(a_kill_before_any_system_call_of_a_checkpoint_loses_nothing),
         temp_dir_test(a_complete_ckpt_finishes_the_file_even_if_all_of_the_file_is_old),

@@ -1,0 +1,150 @@
+"""An environment that fails: files that lose their bytes, no descriptors, no memory, a read-only or
+foreign directory, a second daemon.  The daemon goes on, says what is wrong, and tells no lie."""
+import os
+import threading
+
+import numpy as np
+import pytest
+
+import faults
+from harness import bits, random_rows, run_threads
+
+DIMENSION = 24
+ROWS = 2000
+
+
+def code_of(response):
+    return response.json()["error"]["code"]
+
+
+def fill(daemon, name, count=ROWS, seed=1):
+    """A database of `count` rows; returns them as the listing shows them."""
+    rows = random_rows(seed, count, DIMENSION)
+    ids = [i if i % 3 else f"s{i}" for i in range(1, count + 1)]
+    daemon.create(name, DIMENSION)
+    daemon.put_rows(name, ids, rows, metadata=[{"i": i} for i in range(count)])
+    return {vector_id: (row.tobytes(), {"i": i}) for i, (vector_id, row) in enumerate(zip(ids, rows))}
+
+
+# ---- a mapped file that loses its bytes ----
+
+def one(vector_id):
+    return {"vector_id": vector_id, "data": [1.0] * DIMENSION}
+
+
+# What a client may ask of a database: each looks at the file, or at what became of it.
+REQUESTS = {
+    "search": lambda d, n: d.request("POST", f"/databases/{n}/search",
+                                     json={"data": [0.5] * DIMENSION, "top_k": ROWS}),
+    "list": lambda d, n: d.request("GET", f"/databases/{n}/vectors?limit=10000"),
+    "get": lambda d, n: d.request("GET", f"/databases/{n}/vectors/s{ROWS // 3 * 3}"),
+    "get many": lambda d, n: d.request("POST", f"/databases/{n}/vectors/get",
+                                       json={"ids": [1, 2, ROWS - 2, ROWS - 1]}),
+    "export": lambda d, n: d.request("GET", f"/databases/{n}/export"),
+    "insert": lambda d, n: d.request("POST", f"/databases/{n}/vectors", json=one(ROWS + 1)),
+    "update": lambda d, n: d.request("POST", f"/databases/{n}/vectors", json=one(ROWS - 1)),
+    "batch": lambda d, n: d.request("POST", f"/databases/{n}/vectors/batch",
+                                    json={"vectors": [one(i) for i in range(1, 500)]}),
+    "delete": lambda d, n: d.request("DELETE", f"/databases/{n}/vectors/{ROWS - 1}"),
+    "flush": lambda d, n: d.request("POST", f"/databases/{n}/flush"),
+}
+
+
+@pytest.mark.parametrize("left", [0.0, 0.1, 0.5, 0.9])
+def test_a_file_cut_short_under_the_daemon_is_an_error_of_that_database_alone(daemons, left):
+    daemon = daemons()
+    other = fill(daemon, "other")
+    for number, (what, request) in enumerate(REQUESTS.items()):
+        name = f"victim{number}"
+        want = fill(daemon, name, seed=number)
+        daemon.post(f"/databases/{name}/flush")
+        # Every row was checked, and none will be again; and there is something to flush.
+        assert daemon.rows(name) == want
+        daemon.post(f"/databases/{name}/vectors", one(ROWS + 10), 201)
+        path = daemon.directory / f"{name}.jvdb"
+        size = path.stat().st_size
+        os.truncate(path, min(int(size * left), size - 4096))
+
+        answer = request(daemon, name)
+        context = f"{what} at {left}: {answer.status_code} {answer.text[:300]}"
+        if answer.status_code >= 400:
+            assert answer.status_code == 500 and code_of(answer) == "corrupt", context
+            assert name in answer.json()["error"]["message"], context
+        elif left == 0 and what not in ("export",):
+            assert False, f"an answer from an empty file: {context}"
+        # Whatever the first one met: what looks at the whole file finds it, and nobody lies.
+        listing = daemon.request("GET", f"/databases/{name}/vectors?limit=10000")
+        assert listing.status_code in (423, 500), context
+        for again in REQUESTS.values():
+            answer = again(daemon, name)
+            assert answer.status_code == 423 and code_of(answer) == "database_quarantined", \
+                f"{what}: {answer.status_code} {answer.text[:300]}"
+            assert name in answer.json()["error"]["message"]
+        assert daemon.get(f"/databases/{name}").json()["quarantined"]
+        assert daemon.running() and daemon.rows("other") == other
+    daemon.post("/databases/other/vectors", one(ROWS + 1), 201)
+    daemon.post("/databases/other/flush")
+    daemon.delete("/databases/victim0")  # it can be dropped
+    daemon.signal(15)
+    assert daemon.wait_exit() in (0, 1)  # 1: not everything could be flushed
+    daemon.start()
+    assert len(daemon.rows("other")) == ROWS + 1
+    for number in range(1, len(REQUESTS)):
+        assert code_of(daemon.get(f"/databases/victim{number}/vectors", 423)) \
+            == "database_quarantined"
+
+
+def test_a_file_cut_short_while_it_is_searched_listed_and_written_gives_no_wrong_answer(daemons):
+    daemon = daemons()
+    other = fill(daemon, "other")
+    for attempt in range(faults.count(4)):
+        name = f"victim{attempt}"
+        want = fill(daemon, name, seed=attempt)
+        query = np.zeros(DIMENSION)
+        hits = daemon.search(name, query, 50)
+        daemon.post(f"/databases/{name}/flush")
+        gone = threading.Event()
+        seen = []
+
+        def read(make, check):
+            with type(daemon.session)() as session:
+                while True:
+                    last = gone.is_set()
+                    answer = make(session, f"{daemon.api}/databases/{name}")
+                    if answer.status_code in (200, 201):
+                        check(answer.json())
+                    else:
+                        seen.append(answer.status_code)
+                        assert code_of(answer) in ("corrupt", "database_quarantined"), answer.text
+                        if answer.status_code == 423:
+                            return
+                    assert not last or answer.status_code > 201 or make is write, answer.text[:300]
+
+        def search(session, url):
+            return session.post(f"{url}/search", json={"data": [0.0] * DIMENSION, "top_k": 50})
+
+        def listing(session, url):
+            return session.get(f"{url}/vectors?limit=10000&include=data,metadata")
+
+        def write(session, url):
+            return session.post(f"{url}/vectors", json=one(ROWS + 5) | {"data": [1e3] * DIMENSION})
+
+        def hits_are_right(reply):
+            assert reply["results"] == hits
+
+        def rows_are_right(reply):
+            found = {r["vector_id"]: (bits(r["data"]), r["metadata"]) for r in reply["vectors"]}
+            found.pop(ROWS + 5, None)
+            assert found == want
+
+        def cut():
+            path = daemon.directory / f"{name}.jvdb"
+            os.truncate(path, (0, path.stat().st_size // 2)[attempt % 2])
+            gone.set()
+
+        run_threads([lambda: read(search, hits_are_right), lambda: read(listing, rows_are_right),
+                     lambda: read(write, lambda _: None), cut])
+        assert 423 in seen
+        assert daemon.rows("other") == other
+    daemon.signal(15)
+    assert daemon.wait_exit() in (0, 1)
