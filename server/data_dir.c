@@ -13,7 +13,8 @@
 
 #include "storage/base/mem.h"
 
-static enum err_code data_dir_make(const char *path, struct err *err)
+/* *made: how many directories of the path were missing. */
+static enum err_code data_dir_make(const char *path, int *made, struct err *err)
 {
     char *copy = mem_strdup(path);
     enum err_code rc = ERR_OK;
@@ -22,13 +23,34 @@ static enum err_code data_dir_make(const char *path, struct err *err)
         char was = *at;
         if (was != '/' && was != '\0') continue;
         *at = '\0';
-        if (mkdir(copy, 0750) != 0 && errno != EEXIST)
+        if (mkdir(copy, 0750) == 0)
+            (*made)++;
+        else if (errno != EEXIST)
             rc = err_os(err, errno, "cannot create the data directory %s", path);
         if (was == '\0') break;
         *at = was;
     }
     mem_free(copy);
     return rc;
+}
+
+/* A directory survives a power cut for sure when the one above it was synced.  The last one always,
+ * as the process that made it may have been killed before it came to that. */
+static enum err_code data_dir_sync_above(const char *path, int dir, int levels, struct err *err)
+{
+    int fd = openat(dir, "..", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    while (fd >= 0) {
+        /* Some file systems cannot sync a directory, and say so. */
+        int os_errno = fsync(fd) != 0 && errno != EINVAL && errno != EROFS ? errno : 0;
+        int above = --levels > 0 ? openat(fd, "..", O_RDONLY | O_DIRECTORY | O_CLOEXEC) : -1;
+        close(fd);
+        if (os_errno) {
+            if (above >= 0) close(above);
+            return err_os(err, os_errno, "cannot sync the directory above %s", path);
+        }
+        fd = above;
+    }
+    return ERR_OK; /* also if it may not be read: then it was not made by us */
 }
 
 /* The pid in the lock file; the holder may be about to write it, so look for up to 200 ms. */
@@ -49,13 +71,13 @@ enum err_code data_dir_open(const char *path, int *lock_fd, struct err *err)
 {
     enum err_code rc;
     char text[24];
-    int dir = -1, fd = -1;
+    int dir = -1, fd = -1, made = 0;
 
     if (!path || !*path)
         return err_set(err, ERR_INVALID_REQUEST, "persistence.storage_path is empty");
     dir = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     if (dir < 0 && errno == ENOENT) {
-        rc = data_dir_make(path, err);
+        rc = data_dir_make(path, &made, err);
         if (rc) goto out;
         dir = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     }
@@ -63,6 +85,8 @@ enum err_code data_dir_open(const char *path, int *lock_fd, struct err *err)
         rc = err_os(err, errno, "cannot open the data directory %s", path);
         goto out;
     }
+    rc = data_dir_sync_above(path, dir, made, err);
+    if (rc) goto out;
     fd = openat(dir, ".lock", O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0640);
     if (fd < 0) {
         rc = err_os(err, errno, "cannot write to the data directory %s (.lock)", path);

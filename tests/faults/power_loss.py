@@ -224,7 +224,7 @@ class Disk:
         if self.model == "ext4":
             self._settle(lambda change: change.order < began)
         elif record.op == DIR_SYNC_END:
-            path = record.path.rstrip("/")
+            path = record.path.rstrip("/") or "/"
             self._settle(lambda change: change.order < began and change.directories() == {path})
             for change in self.changes:  # a rename between two directories is two changes
                 if change.order < began and path in change.directories():
