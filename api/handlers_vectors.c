@@ -225,7 +225,8 @@ enum err_code vectors_delete_many(struct api_app *app, struct api_request *req,
     if (!rc) rc = database_delete(db, ids, count, req->may_block, &deleted, &lsn, err);
     if (rc) goto out;
     buf_printf(answer_json(res, 200), "{\"deleted\":%zu,\"lsn\":%" PRIu64 "}\n", deleted, lsn);
-    if (deleted) answer_waits(res, db, lsn, durability);
+    /* Also if there was nothing to delete: it may have gone by a write that is not durable yet. */
+    answer_waits(res, db, lsn, durability);
 out:
     if (db) service_release(db);
     return rc;
