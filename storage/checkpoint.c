@@ -202,10 +202,7 @@ enum err_code checkpoint_apply_leftover(int dir_fd, const char *name, int jvdb_f
 
     bool ours = complete && memcmp(h.uuid, sb->uuid, sizeof h.uuid) == 0;
     if (ours && h.generation > sb->generation + 1) {
-        rc = err_set(err, ERR_CORRUPT,
-                     "%s is generation %" PRIu64 " but the file is %" PRIu64
-                     ": the file is an older copy",
-                     file_name, h.generation, sb->generation);
+        rc = wal_older_copy(name, sb->lsn, h.lsn, err);
         goto out;
     }
     if (ours && h.generation >= sb->generation) {

@@ -167,8 +167,9 @@ MUST_CHECK enum err_code slot_row(struct reader *r, uint32_t slot_number, const 
 
 struct database_open_options {
     struct syncer *syncer;
-    bool skip_lsns; /* wal_options.skip_lsns */
-    bool reopened;  /* the LRU closed it in this process: a replay is no news */
+    bool skip_lsns;   /* wal_options.skip_lsns */
+    bool reopened;    /* the LRU closed it in this process: a replay is no news */
+    uint64_t lsn_min; /* it was known to hold this: less is an older copy */
 };
 /* Make the files of a new database: durable when this returns. */
 MUST_CHECK enum err_code database_create_files(int dir_fd, const char *name, const uint8_t uuid[16],

@@ -275,6 +275,7 @@ static enum err_code open_database(struct engine *e, const char *name, const uin
         .syncer = p->syncer,
         .reopened = hints.reopened,
         .skip_lsns = !hints.lsn_is_known,
+        .lsn_min = hints.lsn_min,
     };
     return database_open(p->dir_fd, name, uuid, &options, host, out, err);
 }

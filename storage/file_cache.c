@@ -278,6 +278,7 @@ static enum err_code open_entry(struct file_cache *c, struct entry *e, struct er
     if (e->info.has_log) c->kept_logs--;
     bool had_log = e->info.has_log;
     e->info.has_log = false;
+    e->hints.lsn_min = e->info.last_lsn;
     mutex_unlock(&c->mu);
 
     struct database_host host = {writer_opens, writer_closed, e};

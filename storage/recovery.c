@@ -286,6 +286,8 @@ enum err_code database_open(int dir_fd, const char *name, const uint8_t uuid[16]
     atomic_store(&db->checkpoint_lsn, sb.lsn);
     database_publish(db, sb.lsn);
     rc = open_log(db, options, err);
+    if (!rc && wal_last_lsn(db->wal) < options->lsn_min)
+        rc = wal_older_copy(name, wal_last_lsn(db->wal), options->lsn_min, err);
     if (rc) goto out;
     *out = db;
     db = NULL;

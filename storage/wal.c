@@ -710,6 +710,15 @@ static enum err_code find_segments(struct wal *wal, struct segment found[SEGMENT
     return ERR_OK;
 }
 
+enum err_code wal_older_copy(const char *name, uint64_t file_lsn, uint64_t known_lsn,
+                             struct err *err)
+{
+    return err_set(err, ERR_CORRUPT,
+                   "its file is an older copy (LSN %" PRIu64 " of %" PRIu64
+                   "); put the newer one back, or go on with this one: jadevectordb-cli accept %s",
+                   file_lsn, known_lsn, name);
+}
+
 static enum err_code replay_all(struct replay *rp, struct segment *segs, size_t count,
                                 struct err *err)
 {
@@ -723,10 +732,13 @@ static enum err_code replay_all(struct replay *rp, struct segment *segs, size_t 
         /* Of a segment that a recovery superseded from its start on, nothing counts: it went on
          * behind records that were lost. */
         bool needed = end_lsn > rp->checkpoint_lsn + 1 && end_lsn > segs[i].after_lsn + 1;
-        if (needed && !rp->cut_lsn && segs[i].after_lsn > rp->lsn)
+        bool gap = needed && !rp->cut_lsn && segs[i].after_lsn > rp->lsn;
+        if (gap && rp->lsn == rp->checkpoint_lsn)
+            return wal_older_copy(wal->name, rp->lsn, segs[i].after_lsn, err);
+        if (gap)
             return err_set(err, ERR_CORRUPT,
                            "the log of \"%s\" has nothing between LSN %" PRIu64 " and %" PRIu64
-                           ": the .jvdb file is older than its log, or a log segment is missing",
+                           ": a segment is missing",
                            wal->name, rp->lsn, segs[i].after_lsn);
         if (needed) {
             enum err_code rc = replay_file(rp, &segs[i], end_lsn, err);
@@ -762,7 +774,10 @@ enum err_code wal_open(const struct wal_options *options, wal_replay_fn *replay,
     enum err_code rc = find_segments(wal, segs, &count, err);
     if (rc) goto out;
     if (count == 0 && !options->create) {
-        rc = err_set(err, ERR_CORRUPT, "the log of \"%s\" is missing", wal->name);
+        rc = err_set(err, ERR_CORRUPT,
+                     "its log is missing; put it back, or go on with the file as it is: "
+                     "jadevectordb-cli accept %s",
+                     wal->name);
         goto out;
     }
     rc = replay_all(&rp, segs, count, err);

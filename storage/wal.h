@@ -54,6 +54,10 @@ typedef enum err_code wal_replay_fn(void *ctx, const struct disk_wal_record *rec
 MUST_CHECK enum err_code wal_open(const struct wal_options *options, wal_replay_fn *replay,
                                   void *ctx, struct wal **out, struct wal_recovery *found,
                                   struct err *err);
+/* ERR_CORRUPT: the file of `name` ends at `file_lsn`, although `known_lsn` was given before; with
+ * the way out. */
+enum err_code wal_older_copy(const char *name, uint64_t file_lsn, uint64_t known_lsn,
+                             struct err *err);
 /* The caller guarantees that nobody waits.  Does not sync.  NULL is fine. */
 void wal_close(struct wal *wal);
 /* Remove every segment of `name` in the directory (a dropped database). */
