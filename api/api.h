@@ -83,6 +83,8 @@ struct api_request {
     bool chunked; /* Transfer-Encoding: chunked */
 
     bool may_block; /* this thread may wait; set before each call */
+    bool waits;     /* set by api/ with API_STREAM and API_DEFER: it may wait for a disk or a lock,
+                       not for the CPU alone: see work.waits of server/workers.h */
 
     /* The whole body, for API_BODY: `body_bytes` bytes followed by at least 64 readable zero
      * bytes.  Owned by the server. */

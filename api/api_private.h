@@ -1,8 +1,8 @@
 /*
  * api_private.h - what the files of api/ share: routes, queries, helpers of handlers.
  *
- * A handler returns ERR_OK with *res filled, or an error.  ERR_WOULD_BLOCK (it must not have
- * changed anything) means: once more on a thread that may wait.
+ * A handler returns ERR_OK with *res filled, or an error.  ERR_WOULD_BLOCK and ERR_WOULD_COMPUTE (it
+ * must not have changed anything) mean: once more on a thread that may wait, or has the time.
  */
 #ifndef API_API_PRIVATE_H
 #define API_API_PRIVATE_H

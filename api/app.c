@@ -87,6 +87,7 @@ static const char *public_message(const struct err *err)
     case ERR_INTERNAL:
     case ERR_IO:
     case ERR_WOULD_BLOCK:
+    case ERR_WOULD_COMPUTE:
         return "the request failed inside the server; its log has the cause under this request id";
     case ERR_NOMEM:
         return "the server is short of memory for this request; try again, or send less at once";
@@ -277,6 +278,7 @@ enum api_next api_begin(struct api_app *app, struct api_request *req, struct api
         api_fail(req, res, &err);
         return finish(app, req, res);
     }
+    req->waits = req->route->thread == THREAD_WORKER; /* each piece of a stream is deferred */
     return req->route->body == BODY_STREAM ? API_STREAM : API_BODY;
 }
 
@@ -300,13 +302,18 @@ enum api_next api_dispatch(struct api_app *app, struct api_request *req, struct 
     struct err err;
     const struct api_route *route = req->route;
     if (!req->may_block &&
-        (route->thread == THREAD_WORKER || req->body_bytes > INLINE_BODY_BYTES_MAX))
+        (route->thread == THREAD_WORKER || req->body_bytes > INLINE_BODY_BYTES_MAX)) {
+        /* A long body of a write is parsed for longer than it is written, but searches should not
+         * stand in one line with an import. */
+        req->waits = route->thread == THREAD_WORKER || route->scope >= SCOPE_WRITE;
         return API_DEFER;
+    }
 
     /* A body of the smallest numbers grows fourfold in memory, its ids and metadata do not. */
     req->arena.bytes_max = ARENA_BYTES_MIN + 8 * req->body_bytes;
     enum err_code rc = route->handler(app, req, res, &err);
-    if (rc == ERR_WOULD_BLOCK && !req->may_block) {
+    if ((rc == ERR_WOULD_BLOCK || rc == ERR_WOULD_COMPUTE) && !req->may_block) {
+        req->waits = rc == ERR_WOULD_BLOCK;
         drop_wait(res);
         drop_stream(req);
         res->body.len = 0;

@@ -48,7 +48,7 @@ static enum err_code run(struct api_app *app, struct api_request *req, struct da
     uint64_t row_bytes = 128 + (search->include & INCLUDE_METADATA ? 128 : 0) +
                          (search->include & INCLUDE_DATA ? 12 * (uint64_t)format.dimension : 0);
     if (!req->may_block && row_bytes * search->query.top_k > INLINE_TEXT_BYTES_MAX)
-        return err_set(err, ERR_WOULD_BLOCK, "a long answer");
+        return err_set(err, ERR_WOULD_COMPUTE, "a long answer");
 
     uint64_t begun = clock_ns();
     reader_begin(db, &r);
@@ -194,7 +194,8 @@ enum err_code search_batch(struct api_app *app, struct api_request *req, struct 
                                  .dimension = database_schema(db)->dimension};
     body_scan(req, &s);
     rc = scan_searches(&s, &rules, &searches, &count, err);
-    if (!rc && count > 1 && !req->may_block) rc = err_set(err, ERR_WOULD_BLOCK, "several searches");
+    if (!rc && count > 1 && !req->may_block)
+        rc = err_set(err, ERR_WOULD_COMPUTE, "several searches");
     if (rc) goto out;
 
     for (size_t i = 0; i < count; i++) {

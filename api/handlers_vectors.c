@@ -307,7 +307,7 @@ enum err_code vectors_get_many(struct api_app *app, struct api_request *req,
     if (!rc) rc = query_done(&q, err);
     if (!rc) rc = scan_ids(req, &ids, &count, &format.include, err);
     if (!rc && !req->may_block && text_bytes(db, format.include, count) > INLINE_TEXT_BYTES_MAX)
-        rc = err_set(err, ERR_WOULD_BLOCK, "a long answer");
+        rc = err_set(err, ERR_WOULD_COMPUTE, "a long answer");
     if (rc) goto out;
 
     struct buf *out = answer_json(res, 200);
@@ -386,7 +386,7 @@ enum err_code vectors_list(struct api_app *app, struct api_request *req, struct 
         goto out;
     }
     if (!req->may_block && text_bytes(db, format.include, limit) > INLINE_TEXT_BYTES_MAX) {
-        rc = err_set(err, ERR_WOULD_BLOCK, "a long answer");
+        rc = err_set(err, ERR_WOULD_COMPUTE, "a long answer");
         goto out;
     }
 

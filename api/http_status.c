@@ -43,6 +43,7 @@ int http_status(enum err_code code)
         [ERR_READ_ONLY] = 503,
         [ERR_STORAGE_FULL] = 507,
         [ERR_WOULD_BLOCK] = 500,
+        [ERR_WOULD_COMPUTE] = 500,
     };
     assert(code < ERR_CODE_COUNT && statuses[code]);
     return statuses[code];

@@ -321,6 +321,7 @@ static bool exchange_submit(struct exchange *x, enum exchange_job job)
     x->job = job;
     x->work.fn = exchange_work;
     x->work.ctx = x;
+    x->work.waits = x->req.waits;
     if (!workers_submit(x->loop->http->workers, &x->work)) return false;
     exchange_suspend(x);
     return true;

@@ -1,4 +1,4 @@
-/* workers.c - a list of work, a condition to sleep on, and threads that take from its head. */
+/* workers.c - lists of work, conditions to sleep on, and threads that take from their heads. */
 #include "server/workers.h"
 
 #include <assert.h>
@@ -8,40 +8,50 @@
 #include "storage/base/lock.h"
 #include "storage/base/mem.h"
 
-enum { THREADS_MIN = 2, THREADS_MAX = 1024 };
+enum {
+    THREADS_MIN = 2,
+    THREADS_MAX = 1024,
+    THREADS_WAITING_MAX = 8, /* more would only wait for the same disk */
+};
 
-struct workers {
+struct line {
     /* constant after start */
-    size_t queue_count_max;
+    struct workers *workers;
     size_t thread_count;
     uv_thread_t *threads;
 
     /* guarded by mu */
-    struct mutex mu;
     pthread_cond_t changed;
     struct work *head;
     struct work **tail;
     size_t queue_count;
     size_t idle_count; /* threads that sleep on `changed` */
-    bool stopping;
+};
+
+struct workers {
+    size_t queue_count_max; /* constant after start */
+    struct mutex mu;
+    bool stopping;        /* guarded by mu */
+    struct line lines[2]; /* [work.waits] */
 };
 
 static void workers_main(void *arg)
 {
-    struct workers *w = arg;
+    struct line *l = arg;
+    struct workers *w = l->workers;
 
     mutex_lock(&w->mu);
     for (;;) {
-        while (!w->head && !w->stopping) {
-            w->idle_count++;
-            mutex_wait(&w->changed, &w->mu);
-            w->idle_count--;
+        while (!l->head && !w->stopping) {
+            l->idle_count++;
+            mutex_wait(&l->changed, &w->mu);
+            l->idle_count--;
         }
-        struct work *work = w->head;
+        struct work *work = l->head;
         if (!work) break; /* stopping, and nothing is left */
-        w->head = work->next;
-        if (!w->head) w->tail = &w->head;
-        w->queue_count--;
+        l->head = work->next;
+        if (!l->head) l->tail = &l->head;
+        l->queue_count--;
         mutex_unlock(&w->mu);
         work->fn(work->ctx); /* may free `work` */
         mutex_lock(&w->mu);
@@ -60,14 +70,20 @@ static void workers_join(struct workers *w)
 {
     mutex_lock(&w->mu);
     w->stopping = true;
-    pthread_cond_broadcast(&w->changed);
+    for (int i = 0; i < 2; i++)
+        pthread_cond_broadcast(&w->lines[i].changed);
     mutex_unlock(&w->mu);
-    for (size_t i = 0; i < w->thread_count; i++)
-        uv_thread_join(&w->threads[i]);
-    assert(!w->head);
-    pthread_cond_destroy(&w->changed);
+    for (int i = 0; i < 2; i++) {
+        struct line *l = &w->lines[i];
+        for (size_t t = 0; t < l->thread_count; t++)
+            uv_thread_join(&l->threads[t]);
+    }
+    for (int i = 0; i < 2; i++) {
+        assert(!w->lines[i].head);
+        pthread_cond_destroy(&w->lines[i].changed);
+        mem_free(w->lines[i].threads);
+    }
     mutex_deinit(&w->mu);
-    mem_free(w->threads);
     mem_free(w);
 }
 
@@ -80,17 +96,25 @@ enum err_code workers_start(size_t threads, size_t queue_count_max, struct worke
     if (threads < THREADS_MIN) threads = THREADS_MIN;
     if (threads > THREADS_MAX) threads = THREADS_MAX;
     w->queue_count_max = queue_count_max;
-    w->tail = &w->head;
     mutex_init(&w->mu, LOCK_LEAF);
-    pthread_cond_init(&w->changed, NULL);
-    w->threads = mem_zalloc(threads * sizeof *w->threads);
-    while (w->thread_count < threads) {
-        int rc = uv_thread_create(&w->threads[w->thread_count], workers_main, w);
-        if (rc) {
-            workers_join(w);
-            return err_os(err, -rc, "cannot start a worker thread");
+    for (int i = 0; i < 2; i++) {
+        struct line *l = &w->lines[i];
+        l->workers = w;
+        l->tail = &l->head;
+        pthread_cond_init(&l->changed, NULL);
+        l->threads = mem_zalloc((threads + THREADS_WAITING_MAX) * sizeof *l->threads);
+    }
+    for (int i = 0; i < 2; i++) {
+        struct line *l = &w->lines[i];
+        size_t wanted = i == 0 ? threads : THREADS_WAITING_MAX;
+        while (l->thread_count < wanted) {
+            int rc = uv_thread_create(&l->threads[l->thread_count], workers_main, l);
+            if (rc) {
+                workers_join(w);
+                return err_os(err, -rc, "cannot start a worker thread");
+            }
+            l->thread_count++;
         }
-        w->thread_count++;
     }
     *out = w;
     return ERR_OK;
@@ -98,16 +122,17 @@ enum err_code workers_start(size_t threads, size_t queue_count_max, struct worke
 
 bool workers_submit(struct workers *w, struct work *work)
 {
+    struct line *l = &w->lines[work->waits];
     bool taken = false;
 
     mutex_lock(&w->mu);
-    if (!w->stopping && w->queue_count < w->queue_count_max) {
+    if (!w->stopping && l->queue_count < w->queue_count_max) {
         work->next = NULL;
-        *w->tail = work;
-        w->tail = &work->next;
-        w->queue_count++;
+        *l->tail = work;
+        l->tail = &work->next;
+        l->queue_count++;
         taken = true;
-        if (w->idle_count > 0) pthread_cond_signal(&w->changed);
+        if (l->idle_count > 0) pthread_cond_signal(&l->changed);
     }
     mutex_unlock(&w->mu);
     return taken;

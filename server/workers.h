@@ -1,8 +1,12 @@
 /*
- * workers.h - threads for whatever may wait, behind one bounded queue.
+ * workers.h - threads for what takes long, behind bounded queues.
+ *
+ * There are two lines, each with threads and a queue of its own: work that computes, and work that
+ * may wait for a disk, a lock or another database.  So a few checkpoints, openings or evictions at
+ * once do not keep a search of an open database waiting.
  *
  * A piece of work is a struct embedded in what it works on: handing it over allocates nothing.
- * First come, first served.
+ * First come, first served, within a line.
  */
 #ifndef SERVER_WORKERS_H
 #define SERVER_WORKERS_H
@@ -15,13 +19,15 @@
 struct work {
     void (*fn)(void *ctx); /* runs once, on a worker; may hand the same work over again */
     void *ctx;
+    bool waits;        /* which line: it may wait for something else than the CPU */
     struct work *next; /* private to workers.c while it is queued */
 };
 
 struct workers;
 
-/* `threads` threads (0: the number of cores, at least 2) and room for `queue_count_max` pieces of
- * work that nobody has begun.  On success *out is to be given to workers_stop(). */
+/* `threads` threads to compute (0: the number of cores, at least 2), a few more to wait, and room
+ * in each line for `queue_count_max` pieces of work that nobody has begun.  On success *out is to
+ * be given to workers_stop(). */
 MUST_CHECK enum err_code workers_start(size_t threads, size_t queue_count_max, struct workers **out,
                                        struct err *err);
 

@@ -11,6 +11,12 @@
  *
  * A failure up to step 3 leaves everything as it was.  One in step 4 leaves the .ckpt for the next
  * start and makes the database read-only.
+ *
+ * PACE.  Readers take none of its locks but on the first touch of a block, writers meet them all.
+ * So nothing is read, written or computed under one: blocks are copied, and pages given back, a few
+ * at a time, and the locks are free in between.  What goes to the disk goes there in pieces
+ * (file_write_back()) that give way to others, so that the syncs of logs, on the same disk and in
+ * the same journal, find no long queue before them.
  */
 #include "storage/checkpoint.h"
 
@@ -18,6 +24,7 @@
 #include <fcntl.h>
 #include <inttypes.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <unistd.h>
@@ -31,8 +38,9 @@
 #include "storage/manifest.h"
 
 enum {
-    COPY_BYTES = 1 << 20, /* a .ckpt is written and read through a buffer of this size */
-    SLICE_BLOCKS = 64,    /* copied, or given back, under the lock at a time            */
+    COPY_BYTES = 1 << 20,       /* a .ckpt is written and read through a buffer of this size */
+    SLICE_BLOCKS = 64,          /* copied, or given back, under the lock at a time            */
+    WRITE_BACK_BYTES = 8 << 20, /* written before the disk gets to see them                   */
 };
 
 /* ---- the .ckpt file ---- */
@@ -43,6 +51,7 @@ struct ckpt_writer {
     uint8_t *buffer;
     size_t used;
     uint64_t at;
+    uint64_t written_back;
     uint32_t crc;
     int os_errno;     /* first failure */
     uint64_t *blocks; /* the block numbers, in the order of the file */
@@ -55,6 +64,10 @@ static void ckpt_flush(struct ckpt_writer *w)
     if (!w->os_errno) w->os_errno = file_write(w->fd, w->buffer, w->used, w->at);
     w->at += w->used;
     w->used = 0;
+    if (!w->os_errno && w->at - w->written_back >= WRITE_BACK_BYTES) {
+        w->os_errno = file_write_back(w->fd, w->written_back, w->at);
+        w->written_back = w->at;
+    }
 }
 
 static void ckpt_bytes(struct ckpt_writer *w, const void *bytes, size_t count)
@@ -167,6 +180,7 @@ static int ckpt_check(int fd, struct disk_ckpt_header *h, struct disk_ckpt_foote
 static int ckpt_copy_in_place(int fd, const uint64_t *blocks, size_t count, int jvdb_fd)
 {
     uint8_t *buffer = mem_zalloc(COPY_BYTES);
+    uint64_t lowest = UINT64_MAX, highest = 0, written = 0;
     int os_errno = 0;
     for (size_t i = 0; i < count && !os_errno;) {
         size_t run = 1, most = COPY_BYTES / BLOCK_BYTES;
@@ -176,7 +190,14 @@ static int ckpt_copy_in_place(int fd, const uint64_t *blocks, size_t count, int 
             file_read(fd, buffer, run * BLOCK_BYTES, BLOCK_BYTES + (uint64_t)i * BLOCK_BYTES);
         if (!os_errno)
             os_errno = file_write(jvdb_fd, buffer, run * BLOCK_BYTES, blocks[i] * BLOCK_BYTES);
+        if (blocks[i] < lowest) lowest = blocks[i];
+        if (blocks[i] + run > highest) highest = blocks[i] + run;
         i += run;
+        written += run * BLOCK_BYTES;
+        if (os_errno || written < WRITE_BACK_BYTES) continue;
+        os_errno = file_write_back(jvdb_fd, lowest * BLOCK_BYTES, highest * BLOCK_BYTES);
+        lowest = UINT64_MAX;
+        highest = written = 0;
     }
     mem_free(buffer);
     return os_errno ? os_errno : file_datasync(jvdb_fd);
@@ -234,6 +255,11 @@ out:
 
 /* ---- one checkpoint ---- */
 
+/* Blocks of an extent of a mutable region. */
+struct stretch {
+    uint64_t first, end;
+};
+
 struct run {
     struct database *db;
     struct jvdb_file *file;
@@ -241,8 +267,9 @@ struct run {
     struct buf manifest;
     uint64_t manifest_at;
     size_t sums_at, sums_count;
-    uint64_t file_bytes;  /* as of C */
-    uint64_t block_count; /* as of C */
+    uint64_t file_bytes;       /* as of C */
+    struct stretch *stretches; /* of all mutable regions but REGION_SUMS, as of C, ascending */
+    size_t stretch_count;
     struct ckpt_writer out;
 };
 
@@ -283,17 +310,46 @@ static enum err_code make_manifest(struct run *run, struct err *err)
     }
 }
 
+static int by_first(const void *a, const void *b)
+{
+    const struct stretch *x = a, *y = b;
+    return x->first < y->first ? -1 : x->first > y->first;
+}
+
+/* Where blocks can be dirty: a small part of a file that is mostly rows. */
+static void find_stretches(struct run *run)
+{
+    struct jvdb_file *f = run->file;
+    size_t count = 0;
+    for (int r = 0; r < REGION_COUNT; r++)
+        count += atomic_load_explicit(&f->extent_count[r], memory_order_relaxed);
+    run->stretches = mem_zalloc((count + 1) * sizeof *run->stretches);
+    for (int r = 0; r < REGION_COUNT; r++) {
+        uint32_t extents = atomic_load_explicit(&f->extent_count[r], memory_order_relaxed);
+        if (!f->shapes[r].is_mutable || r == REGION_SUMS) continue;
+        for (uint32_t i = 0; i < extents; i++) {
+            uint64_t first = view_of(f)->extents[r][i] / BLOCK_BYTES;
+            uint64_t blocks = region_extent_bytes(&f->shapes[r], i) / BLOCK_BYTES;
+            run->stretches[run->stretch_count++] = (struct stretch){first, first + blocks};
+        }
+    }
+    qsort(run->stretches, run->stretch_count, sizeof *run->stretches, by_first);
+}
+
 /* What is to be saved; the counts of the run are known. */
 static void mark_dirty_blocks(struct run *run)
 {
     struct jvdb_file *f = run->file;
+    find_stretches(run);
     mutex_lock(&f->blocks);
     _Atomic uint8_t *state = view_of(f)->state;
-    for (uint64_t b = 0; b < run->block_count; b++) {
-        uint8_t s = atomic_load_explicit(&state[b], memory_order_relaxed);
-        if (!(s & BLOCK_DIRTY)) continue;
-        s = (uint8_t)((s & ~BLOCK_DIRTY) | BLOCK_TO_SAVE);
-        atomic_store_explicit(&state[b], s, memory_order_relaxed);
+    for (size_t i = 0; i < run->stretch_count; i++) {
+        for (uint64_t b = run->stretches[i].first; b < run->stretches[i].end; b++) {
+            uint8_t s = atomic_load_explicit(&state[b], memory_order_relaxed);
+            if (!(s & BLOCK_DIRTY)) continue;
+            s = (uint8_t)((s & ~BLOCK_DIRTY) | BLOCK_TO_SAVE);
+            atomic_store_explicit(&state[b], s, memory_order_relaxed);
+        }
     }
     if (f->sums_dirty_cap < run->sums_count) {
         uint8_t *grown = mem_zalloc(run->sums_count);
@@ -320,42 +376,68 @@ static enum err_code fix(struct run *run, struct err *err)
         return rc;
     }
     run->file_bytes = f->file_bytes;
-    run->block_count = f->file_bytes / BLOCK_BYTES;
     mark_dirty_blocks(run);
     return ERR_OK;
+}
+
+/* Note the checksums of copied blocks, and put them into the .ckpt. */
+static bool save_copies(struct run *run, const struct block_copy *copies, size_t count)
+{
+    struct jvdb_file *f = run->file;
+    uint32_t crcs[SLICE_BLOCKS];
+    assert(count <= SLICE_BLOCKS);
+    for (size_t i = 0; i < count; i++)
+        crcs[i] = crc32c(0, copies[i].bytes, BLOCK_BYTES);
+    bool good = true;
+    mutex_lock(&f->blocks);
+    for (size_t i = 0; i < count; i++)
+        good = good && jvdb_file_set_sum(f, copies[i].block, crcs[i]);
+    mutex_unlock(&f->blocks);
+    for (size_t i = 0; i < count; i++)
+        ckpt_block(&run->out, copies[i].block, copies[i].bytes);
+    return good;
 }
 
 /* Step 3, first half: every TO_SAVE block as of C, in slices. */
 static bool save_blocks(struct run *run)
 {
     struct jvdb_file *f = run->file;
-    uint8_t page[BLOCK_BYTES];
+    struct block_copy slice[SLICE_BLOCKS];
+    uint8_t *pages = mem_zalloc(SLICE_BLOCKS * BLOCK_BYTES);
     bool good = true;
-    for (uint64_t b = 0; b < run->block_count && good;) {
-        mutex_lock(&f->blocks);
-        struct jvdb_view *v = view_of(f);
-        for (int saved = 0; b < run->block_count && saved < SLICE_BLOCKS && good; b++) {
-            uint8_t s = atomic_load_explicit(&v->state[b], memory_order_relaxed);
-            if (!(s & BLOCK_TO_SAVE)) continue;
-            memcpy(page, v->mutable_bytes + b * BLOCK_BYTES, BLOCK_BYTES);
-            atomic_store_explicit(&v->state[b], (uint8_t)(s & ~BLOCK_TO_SAVE),
-                                  memory_order_relaxed);
-            good = jvdb_file_set_sum(f, b, crc32c(0, page, BLOCK_BYTES));
-            ckpt_block(&run->out, b, page);
-            saved++;
+    for (size_t i = 0; i < run->stretch_count; i++) {
+        for (uint64_t b = run->stretches[i].first; b < run->stretches[i].end && good;) {
+            size_t count = 0;
+            mutex_lock(&f->blocks);
+            struct jvdb_view *v = view_of(f);
+            for (; b < run->stretches[i].end && count < SLICE_BLOCKS; b++) {
+                uint8_t s = atomic_load_explicit(&v->state[b], memory_order_relaxed);
+                if (!(s & BLOCK_TO_SAVE)) continue;
+                slice[count] = (struct block_copy){b, pages + count * BLOCK_BYTES};
+                memcpy(slice[count++].bytes, v->mutable_bytes + b * BLOCK_BYTES, BLOCK_BYTES);
+                atomic_store_explicit(&v->state[b], (uint8_t)(s & ~BLOCK_TO_SAVE),
+                                      memory_order_relaxed);
+            }
+            mutex_unlock(&f->blocks);
+            good = save_copies(run, slice, count);
         }
-        mutex_unlock(&f->blocks);
     }
+    mem_free(pages);
+
     /* What writers put aside meanwhile; no block is TO_SAVE now, so there will be no more. */
     mutex_lock(&f->blocks);
-    for (size_t i = 0; i < f->copy_count; i++) {
-        struct block_copy *c = &f->copies[i];
-        good = good && jvdb_file_set_sum(f, c->block, crc32c(0, c->bytes, BLOCK_BYTES));
-        ckpt_block(&run->out, c->block, c->bytes);
-        mem_free(c->bytes);
-    }
-    f->copy_count = 0;
+    struct block_copy *copies = f->copies;
+    size_t copy_count = f->copy_count;
+    f->copies = NULL;
+    f->copy_count = f->copy_cap = 0;
     mutex_unlock(&f->blocks);
+    for (size_t i = 0; i < copy_count; i += SLICE_BLOCKS) {
+        size_t count = copy_count - i < SLICE_BLOCKS ? copy_count - i : SLICE_BLOCKS;
+        good = save_copies(run, copies + i, count) && good;
+    }
+    for (size_t i = 0; i < copy_count; i++)
+        mem_free(copies[i].bytes);
+    mem_free(copies);
     return good;
 }
 
@@ -397,11 +479,13 @@ static void undo(struct run *run)
     mutex_lock(&db->writer);
     mutex_lock(&f->blocks);
     _Atomic uint8_t *state = view_of(f)->state;
-    for (uint64_t b = 0; b < run->block_count; b++) {
-        uint8_t s = atomic_load_explicit(&state[b], memory_order_relaxed);
-        if (s & BLOCK_TO_SAVE)
-            atomic_store_explicit(&state[b], (uint8_t)((s & ~BLOCK_TO_SAVE) | BLOCK_DIRTY),
-                                  memory_order_relaxed);
+    for (size_t i = 0; i < run->stretch_count; i++) {
+        for (uint64_t b = run->stretches[i].first; b < run->stretches[i].end; b++) {
+            uint8_t s = atomic_load_explicit(&state[b], memory_order_relaxed);
+            if (s & BLOCK_TO_SAVE)
+                atomic_store_explicit(&state[b], (uint8_t)((s & ~BLOCK_TO_SAVE) | BLOCK_DIRTY),
+                                      memory_order_relaxed);
+        }
     }
     for (size_t i = 0; i < run->out.count; i++) {
         uint64_t b = run->out.blocks[i];
@@ -519,7 +603,9 @@ static enum err_code save(struct run *run, struct err *err)
         undo(run);
         return rc;
     }
-    int os_errno = file_datasync(run->file->fd);
+    file_yield(true);
+    int os_errno = file_write_back(run->file->fd, 0, run->file_bytes);
+    if (!os_errno) os_errno = file_datasync(run->file->fd);
     if (os_errno) {
         undo(run);
         return fail_for_good(db, os_errno, "syncing its file", err);
@@ -581,6 +667,13 @@ static enum err_code check_room(struct database *db, struct err *err)
     return ERR_OK;
 }
 
+static _Atomic int running;
+
+bool checkpoint_is_running(void)
+{
+    return atomic_load_explicit(&running, memory_order_relaxed) > 0;
+}
+
 /* The checkpoint lock is held, the descriptor is open. */
 static enum err_code run_locked(struct database *db, struct err *err)
 {
@@ -594,7 +687,12 @@ static enum err_code run_locked(struct database *db, struct err *err)
         rc = fix(&run, err);
         mutex_unlock(&db->writer);
     }
-    if (!rc) rc = save(&run, err);
+    if (!rc) {
+        atomic_fetch_add(&running, 1);
+        rc = save(&run, err);
+        file_yield(false);
+        atomic_fetch_sub(&running, 1);
+    }
     if (!rc) {
         uint64_t took = clock_ns() - begun;
         atomic_store(&db->last_flush_ns, took);
@@ -605,6 +703,7 @@ static enum err_code run_locked(struct database *db, struct err *err)
                   run.out.count, (double)took / 1e6);
     }
     ckpt_deinit(&run.out);
+    mem_free(run.stretches);
     buf_free(&run.manifest);
     return rc;
 }
@@ -662,12 +761,12 @@ enum err_code checkpoint_write_new(struct database *db, struct err *err)
 {
     struct jvdb_file *f = &db->store->file;
     struct run run = {.db = db, .file = f, .out = {.fd = f->fd, .in_place = true}};
-    run.block_count = f->file_bytes / BLOCK_BYTES;
     run.sums_count = jvdb_file_sum_blocks(f);
     mark_dirty_blocks(&run);
     bool good = save_blocks(&run);
     enum err_code rc = written(&run, good, err);
     if (!rc) give_pages_back(&run);
+    mem_free(run.stretches);
     mem_free(run.out.blocks);
     return rc;
 }
@@ -684,17 +783,18 @@ enum err_code checkpoint_finish_new(struct database *db, uint64_t generation, ui
     enum err_code rc = make_manifest(&run, err);
     if (rc) return rc;
     run.file_bytes = f->file_bytes;
-    run.block_count = f->file_bytes / BLOCK_BYTES;
     mark_dirty_blocks(&run);
     bool good = save_blocks(&run);
     if (good) save_summary(&run);
     rc = written(&run, good, err);
     if (!rc) {
-        int os_errno = file_sync(f->fd);
+        int os_errno = file_write_back(f->fd, 0, run.file_bytes);
+        if (!os_errno) os_errno = file_sync(f->fd);
         if (os_errno) rc = err_os(err, os_errno, "sync %s", f->file_name);
     }
     /* What was not written before is little: its pages may stay private. */
     if (!rc) note_summary(&run);
+    mem_free(run.stretches);
     mem_free(run.out.blocks);
     buf_free(&run.manifest);
     return rc;

@@ -18,6 +18,10 @@ MUST_CHECK enum err_code checkpoint_run(struct database *db, struct err *err);
 /* The same, and then make both superblocks alike: the database is about to be closed for good. */
 MUST_CHECK enum err_code checkpoint_close(struct database *db, struct err *err);
 
+/* Is one under way, of whichever database?  Then even a write to the page cache can wait for the
+ * disk: the journal of the file system is one for all.  A hint. */
+bool checkpoint_is_running(void);
+
 /* Take `checkpoint_mu` with a descriptor to write through: no checkpoint is under way, and none
  * begins.  Blocks. */
 MUST_CHECK enum err_code checkpoint_lock(struct database *db, struct err *err);

@@ -234,6 +234,23 @@ enum err_code database_reserve(struct database *db, uint64_t slots, uint64_t rec
     return rc;
 }
 
+/* Without another extent, which takes space from the file system and clears it. */
+static bool has_room(struct database *db, uint64_t slots, uint64_t records_bytes, uint64_t keys)
+{
+    const struct jvdb_file *f = &db->store->file;
+    const uint64_t wanted[REGION_COUNT] = {
+        [REGION_VECTORS] = slots,
+        [REGION_SLOTS] = slots,
+        [REGION_RECORDS] = records_bytes,
+        [REGION_ID_INDEX] = id_index_nodes_needed(&db->store->index, keys),
+    };
+    for (int r = 0; r < REGION_COUNT; r++) {
+        uint32_t extents = atomic_load_explicit(&f->extent_count[r], memory_order_relaxed);
+        if (region_capacity(&f->shapes[r], extents) < wanted[r]) return false;
+    }
+    return true;
+}
+
 uint32_t database_row_crc(const struct database *db, const struct disk_wal_op *op,
                           const float *vector)
 {
@@ -497,6 +514,8 @@ static enum err_code lock_writer(struct database *db, bool may_block, struct err
         enum err_code rc =
             database_writer_ready(db, may_block ? PATIENCE_WAIT : PATIENCE_NONE, err);
         if (rc) return rc;
+        if (!may_block && checkpoint_is_running())
+            return err_set(err, ERR_WOULD_BLOCK, "a checkpoint is under way");
         if (may_block)
             mutex_lock(&db->writer);
         else if (!mutex_trylock(&db->writer))
@@ -673,6 +692,8 @@ enum err_code database_put(struct database *db, struct row_input *rows, size_t c
     advance_reuse(db);
     uint64_t slots = 0, records_bytes = 0;
     rc = place_rows(db, rows, count, ops, &slots, &records_bytes, err);
+    if (!rc && !may_block && !has_room(db, slots, records_bytes, count))
+        rc = err_set(err, ERR_WOULD_BLOCK, "the file has to grow");
     if (!rc) rc = database_reserve(db, slots, records_bytes, count, err);
     uint64_t record_lsn = next_lsn(db);
     for (size_t i = 0; i < count; i++)

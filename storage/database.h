@@ -123,7 +123,7 @@ struct search_hit {
 };
 
 /* Exact: the nearest rows of this snapshot by (distance, id), distances in float64, the same on
- * every machine.  `hits` has room for top_k.  ERR_WOULD_BLOCK when the scan is long. */
+ * every machine.  `hits` has room for top_k.  ERR_WOULD_COMPUTE when the scan is long. */
 MUST_CHECK enum err_code reader_search(struct reader *r, const struct search_query *query,
                                        bool may_block, struct search_hit *hits, size_t *count,
                                        struct err *err);

@@ -47,7 +47,8 @@
 enum {
     SEGMENTS_MAX = 64,
     SEGMENTS_RESERVED = 4, /* for the next start: it must be able to checkpoint */
-    GROW_BYTES = 1 << 20
+    GROW_BYTES = 1 << 20,
+    UNSYNCED_BYTES_MAX = 8 << 20, /* then it is synced, whoever may be waiting for it */
 };
 #define LSN_SKIP (1ull << 20)
 
@@ -89,9 +90,11 @@ struct wal {
     uint64_t durable_spares; /* of those: sure to keep its name if the power fails     */
     uint64_t sequence;
     uint64_t last_lsn;
-    uint64_t next_lsn;    /* last_lsn + 1, or more after an unclean stop */
-    int previous_fd;      /* a segment that must be synced before the current one; -1: none */
-    bool header_unsynced; /* of the current one */
+    uint64_t next_lsn; /* last_lsn + 1, or more after an unclean stop */
+    int previous_fd;   /* a segment that must be synced before the current one; -1: none */
+    uint64_t previous_from, previous_end; /* what of it is not synced yet */
+    uint64_t synced_end;                  /* of the current one */
+    bool header_unsynced;                 /* of the current one */
     bool syncing;
     int broken_errno;
     bool broken_told;          /* on_broken() has returned */
@@ -215,7 +218,10 @@ enum err_code wal_append(struct wal *wal, struct disk_wal_record *head, struct i
     wal->last_lsn = next;
     wal->next_lsn = next + 1;
     if (!wal->unsynced_since_ns) wal->unsynced_since_ns = clock_ns();
+    /* A write that waits for its sync should not wait for a second's worth of others. */
+    bool is_much = wal->syncer && seg->end - wal->synced_end >= UNSYNCED_BYTES_MAX;
     mutex_unlock(&wal->mu);
+    if (is_much) syncer_kick(wal->syncer, wal);
     atomic_fetch_add_explicit(&wal->bytes, padded(bytes), memory_order_relaxed);
     stat_add(STAT_WAL_RECORDS, 1);
     *lsn = next;
@@ -342,12 +348,17 @@ enum err_code wal_sync(struct wal *wal, struct err *err)
         (wal_durable_lsn(wal) < wanted || wal->previous_fd >= 0 || wal->header_unsynced)) {
         uint64_t target = wal->last_lsn;
         int previous = wal->previous_fd, fd = wal->current.fd;
+        uint64_t previous_from = wal->previous_from, previous_end = wal->previous_end;
+        uint64_t from = wal->synced_end, end = fd >= 0 ? wal->current.end : 0;
         wal->syncing = true;
         wal->unsynced_since_ns = 0;
         mutex_unlock(&wal->mu);
 
         uint64_t begun = clock_ns();
-        int os_errno = previous >= 0 ? file_datasync(previous) : 0;
+        int os_errno = 0;
+        if (previous >= 0) os_errno = file_write_back(previous, previous_from, previous_end);
+        if (!os_errno && previous >= 0) os_errno = file_datasync(previous);
+        if (!os_errno && fd >= 0) os_errno = file_write_back(fd, from, end);
         if (!os_errno && fd >= 0) os_errno = file_datasync(fd);
         stat_add(STAT_WAL_SYNCS, 1);
         stat_observe(STAT_WAL_SYNC_SECONDS, clock_ns() - begun);
@@ -360,7 +371,12 @@ enum err_code wal_sync(struct wal *wal, struct err *err)
             /* Pairs with wal_durable_lsn(). */
             atomic_store_explicit(&wal->durable_lsn, target, memory_order_release);
             if (wal->previous_fd == previous) wal->previous_fd = -1;
-            if (wal->current.fd == fd) wal->header_unsynced = false;
+            if (wal->current.fd == fd) {
+                wal->header_unsynced = false;
+                wal->synced_end = end;
+            } else if (wal->previous_fd == fd) {
+                wal->previous_from = end;
+            }
         }
         pthread_cond_broadcast(&wal->idle);
     }
@@ -500,8 +516,13 @@ enum err_code wal_switch(struct wal *wal, struct err *err)
         assert(wal->old_count < SEGMENTS_MAX);
         wal->old[wal->old_count++] = wal->current;
         /* At most one is unsynced: wal_sync() comes between two switches (checkpoint.c). */
-        if (wal_durable_lsn(wal) < wal->last_lsn) wal->previous_fd = wal->current.fd;
+        if (wal_durable_lsn(wal) < wal->last_lsn) {
+            wal->previous_fd = wal->current.fd;
+            wal->previous_from = wal->synced_end;
+            wal->previous_end = wal->current.end;
+        }
     }
+    wal->synced_end = 0;
     wal->sequence = seg.sequence;
     wal->current = seg;
     wal->header_unsynced = true;

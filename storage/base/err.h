@@ -41,7 +41,8 @@
     X(NOT_READY, "not_ready")                                                                      \
     X(READ_ONLY, "database_read_only")                                                             \
     X(STORAGE_FULL, "storage_full")                                                                \
-    X(WOULD_BLOCK, "internal") /* stays inside: do it again on a thread that may wait */
+    X(WOULD_BLOCK, "internal") /* stays inside: do it again on a thread that may wait */           \
+    X(WOULD_COMPUTE, "internal") /* the same, but it waits for nothing but the CPU */
 
 enum err_code {
 #define X(name, word) ERR_##name,

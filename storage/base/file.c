@@ -6,6 +6,7 @@
 #include <limits.h>
 #include <stdio.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 /* Do a system call again as long as a signal interrupts it. */
@@ -160,6 +161,38 @@ int file_datasync(int fd)
     int result;
     UNINTERRUPTED(result, fdatasync(fd));
     return result < 0 ? errno : 0;
+}
+
+int file_write_back(int fd, uint64_t from, uint64_t to)
+{
+    /* Two pieces are under way at a time: a disk has a few milliseconds of work, and no pause. */
+    const uint64_t piece = 4 << 20;
+    if (to <= from || to - from <= piece) return 0;
+    for (uint64_t at = from, before = from; at < to || before < to;) {
+        const uint64_t len = to - at < piece ? to - at : piece;
+        int rc = 0;
+        if (at < to) rc = sync_file_range(fd, (off_t)at, (off_t)len, SYNC_FILE_RANGE_WRITE);
+        if (rc == 0 && (at > before || at == to)) {
+            rc = sync_file_range(fd, (off_t)before, (off_t)(at - before),
+                                 SYNC_FILE_RANGE_WAIT_BEFORE | SYNC_FILE_RANGE_WRITE |
+                                     SYNC_FILE_RANGE_WAIT_AFTER);
+            before = at;
+        }
+        if (rc != 0 && errno == EINTR) continue;
+        /* Not every file system can; then the sync has it all to do. */
+        if (rc != 0 && (errno == EINVAL || errno == ENOSYS || errno == EOPNOTSUPP)) return 0;
+        if (rc != 0) return errno;
+        at += len;
+    }
+    return 0;
+}
+
+void file_yield(bool yields)
+{
+    /* From linux/ioprio.h, which Debian 12 does not install: "this thread", best effort, least
+     * urgent; 0 is "as the thread's nice value says". */
+    enum { WHO_PROCESS = 1, BEST_EFFORT = 2 << 13, LEAST = 7 };
+    syscall(SYS_ioprio_set, WHO_PROCESS, 0, yields ? BEST_EFFORT | LEAST : 0);
 }
 
 int file_sync(int fd)

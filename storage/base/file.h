@@ -31,6 +31,12 @@ MUST_CHECK int file_size(int fd, uint64_t *bytes);
 MUST_CHECK int file_allocate(int fd, uint64_t at, uint64_t len);
 MUST_CHECK int file_truncate(int fd, uint64_t bytes);
 MUST_CHECK int file_datasync(int fd);
+/* Before a file_datasync() that may find a lot: write [from, to) to the disk in pieces and wait for
+ * each, so that the small syncs of others get in between.  Nothing is durable yet.  The kernel
+ * tells an error of write-back once: one of these is to be taken like one of the sync. */
+MUST_CHECK int file_write_back(int fd, uint64_t from, uint64_t to);
+/* The disk access of this thread gives way to that of others, or not any more. */
+void file_yield(bool yields);
 MUST_CHECK int file_sync(int fd); /* also for a directory */
 MUST_CHECK int file_rename(int dir_fd, const char *from, const char *to);
 MUST_CHECK int file_unlink(int dir_fd, const char *name); /* a missing file is success */

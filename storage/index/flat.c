@@ -178,7 +178,7 @@ enum err_code reader_search(struct reader *r, const struct search_query *q, bool
             return err_set(err, ERR_INVALID_VECTOR, "number %" PRIu32 " of the query is not finite",
                            i + 1);
     if (!may_block && (uint64_t)r->slot_count * db->schema.dimension > INLINE_ELEMENTS_MAX)
-        return err_set(err, ERR_WOULD_BLOCK, "a long scan");
+        return err_set(err, ERR_WOULD_COMPUTE, "a long scan");
 
     struct distance d = {.kernels = db->kernels,
                          .metric = db->schema.metric,

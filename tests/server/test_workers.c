@@ -147,6 +147,38 @@ static void first_come_is_first_begun(void **state)
     sem_destroy(&go);
 }
 
+static void work_that_waits_does_not_hold_up_work_that_computes(void **state)
+{
+    enum { WAITING = 100 };
+    struct workers *w = start(2, WAITING);
+    static struct job waiting[WAITING];
+    struct job computing;
+    sem_t begun, go;
+
+    (void)state;
+    sem_init(&begun, 0, 0);
+    sem_init(&go, 0, 0);
+    for (int i = 0; i < WAITING; i++) {
+        job_init(&waiting[i], w, hold, &begun, &go);
+        waiting[i].work.waits = true;
+        assert_true(workers_submit(w, &waiting[i].work));
+    }
+    sem_wait(&begun);
+    job_init(&computing, w, count, NULL, NULL);
+    assert_true(workers_submit(w, &computing.work));
+    while (atomic_load(&computing.runs) == 0)
+        sched_yield();
+    for (int i = 0; i < WAITING; i++)
+        assert_int_equal(atomic_load(&waiting[i].runs), 0);
+    for (int i = 0; i < WAITING; i++)
+        sem_post(&go);
+    workers_stop(w);
+    for (int i = 0; i < WAITING; i++)
+        assert_int_equal(waiting[i].runs, 1);
+    sem_destroy(&begun);
+    sem_destroy(&go);
+}
+
 static void work_may_hand_itself_over_again(void **state)
 {
     struct workers *w = start(2, 4);
@@ -174,6 +206,7 @@ int main(void)
         cmocka_unit_test(stop_does_everything_that_was_queued),
         cmocka_unit_test(a_full_queue_refuses_and_takes_again_later),
         cmocka_unit_test(first_come_is_first_begun),
+        cmocka_unit_test(work_that_waits_does_not_hold_up_work_that_computes),
         cmocka_unit_test(work_may_hand_itself_over_again),
         cmocka_unit_test(stopping_nothing_is_fine),
     };

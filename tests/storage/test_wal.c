@@ -3,6 +3,7 @@
 #include "tests/storage/temp_dir.h"
 
 #include <pthread.h>
+#include <sched.h>
 
 #include "storage/base/crc32c.h"
 #include "storage/syncer.h"
@@ -872,6 +873,30 @@ static void writers_in_many_threads_share_syncs_and_are_called_back_once(void **
     assert_true(syncs <= THREADS * APPENDS);
 }
 
+static void a_long_log_is_synced_before_anybody_asks(void **state)
+{
+    (void)state;
+    enum { RECORD_BYTES = 1 << 20, RECORDS = 10 };
+    wal_close(new_log());
+    struct syncer *syncer = syncer_start(1);
+    struct wal *wal = NULL;
+    assert_int_equal(try_open(data_fd, "db", 0, false, syncer, &wal), ERR_OK);
+    go_on(wal);
+    char *bytes = calloc(1, RECORD_BYTES);
+    assert_non_null(bytes);
+    for (int i = 0; i < RECORDS; i++) {
+        struct disk_wal_record head = {.type = WAL_ROWS, .op_count = 1};
+        struct iovec iov[3] = {{&head, sizeof head}, {bytes, RECORD_BYTES}};
+        uint64_t lsn;
+        assert_int_equal(wal_append(wal, &head, iov, 2, &lsn, &err), ERR_OK);
+    }
+    while (wal_durable_lsn(wal) == 0) /* the test's time limit ends this */
+        sched_yield();
+    wal_close(wal);
+    syncer_stop(syncer);
+    free(bytes);
+}
+
 static void waiters_of_a_broken_log_are_told(void **state)
 {
     (void)state;
@@ -935,6 +960,7 @@ int main(void)
         temp_dir_test(the_segment_before_is_synced_first),
         temp_dir_test(a_sync_with_nothing_to_do_costs_nothing),
         temp_dir_test(writers_in_many_threads_share_syncs_and_are_called_back_once),
+        temp_dir_test(a_long_log_is_synced_before_anybody_asks),
         temp_dir_test(waiters_of_a_broken_log_are_told),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -5,6 +5,7 @@
 #include <setjmp.h>
 #include <signal.h>
 #include <stdarg.h>
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -40,6 +41,27 @@ int fallocate(int fd, int mode, off_t offset, off_t len)
         return -1;
     }
     return (int)syscall(SYS_fallocate, fd, mode, offset, len);
+}
+
+/* The same for sync_file_range(). */
+static int range_errno;
+static int range_calls;
+static uint64_t range_waited_to; /* all before it was waited for */
+static bool range_gap;
+
+int sync_file_range(int fd, off_t at, off_t len, unsigned flags)
+{
+    range_calls++;
+    if (range_errno) {
+        errno = range_errno;
+        if (range_errno == EINTR) range_errno = 0;
+        return -1;
+    }
+    if (flags & SYNC_FILE_RANGE_WAIT_AFTER) {
+        range_gap = range_gap || (uint64_t)at != range_waited_to;
+        range_waited_to = (uint64_t)(at + len);
+    }
+    return (int)syscall(SYS_sync_file_range, fd, at, len, flags);
 }
 
 static int open_new(const char *name)
@@ -250,6 +272,37 @@ static void an_interrupted_call_is_repeated(void **state)
     file_close(fd);
 }
 
+static void write_back_goes_through_all_of_it_in_pieces(void **state)
+{
+    (void)state;
+    const uint64_t bytes = (20 << 20) + 12345;
+    int fd = open_new("write-back");
+    assert_int_equal(file_allocate(fd, 0, bytes), 0);
+    range_calls = 0;
+    range_waited_to = 4096;
+    assert_int_equal(file_write_back(fd, 4096, bytes), 0);
+    assert_int_equal(range_waited_to, bytes);
+    assert_false(range_gap);
+    assert_true(range_calls >= 10); /* five pieces and a bit, begun and waited for */
+
+    range_errno = EINTR;
+    range_waited_to = 0;
+    assert_int_equal(file_write_back(fd, 0, bytes), 0);
+    assert_int_equal(range_waited_to, bytes);
+    assert_false(range_gap);
+
+    range_calls = 0;
+    assert_int_equal(file_write_back(fd, 1 << 20, 2 << 20), 0); /* little: the sync can do it */
+    assert_int_equal(file_write_back(fd, 5, 5), 0);
+    assert_int_equal(range_calls, 0);
+    range_errno = EINVAL; /* not every file system can */
+    assert_int_equal(file_write_back(fd, 0, bytes), 0);
+    range_errno = EIO;
+    assert_int_equal(file_write_back(fd, 0, bytes), EIO);
+    range_errno = 0;
+    file_close(fd);
+}
+
 static void renaming_replaces_and_unlinking_is_idempotent(void **state)
 {
     (void)state;
@@ -300,6 +353,7 @@ int main(void)
         cmocka_unit_test(a_failed_allocation_leaves_the_old_size),
         cmocka_unit_test(a_file_system_without_fallocate_gets_zeros),
         cmocka_unit_test(an_interrupted_call_is_repeated),
+        cmocka_unit_test(write_back_goes_through_all_of_it_in_pieces),
         cmocka_unit_test(renaming_replaces_and_unlinking_is_idempotent),
     };
     return cmocka_run_group_tests(tests, set_up, tear_down);
