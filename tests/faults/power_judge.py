@@ -33,7 +33,7 @@ from harness import Daemon  # noqa: E402
 
 START_S = 1 * harness.TIME_SCALE  # a start must not take longer, whatever the cut has left
 NOT_YET = (404, 405, 501)         # a route that this version does not have
-HTTP_ERRORS = (http.client.HTTPException, ValueError)
+BROKEN_OFF = (OSError, http.client.HTTPException, ValueError)  # by a killed daemon
 
 
 # ---- rows ----
@@ -383,7 +383,11 @@ class Judge:
         return None
 
 
-PROMISES = (b'["answered"', b'["settle"')
+def choose(records, count, model, seed):
+    """Images of a recording, as (cut, seed)."""
+    begin = max(i for i, r in enumerate(records)
+                if r.op == power_loss.MARK and r.data.startswith((b'["options"', b'["known"')))
+    return power_loss.choose(records, count, model, seed, (b'["answered"', b'["settle"'), begin + 1)
 
 
 def options_of(records):
@@ -429,7 +433,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("log")
     parser.add_argument("--model", choices=power_loss.MODELS, required=True)
-    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--seed", default="1")
     parser.add_argument("--images", type=int, default=100)
     parser.add_argument("--share", default="0/1", help="judge only every n-th image: k/n")
     parser.add_argument("--cut", type=int)
@@ -440,8 +444,7 @@ def main():
         chosen = [(args.cut, args.image)]
     else:
         part, parts = map(int, args.share.split("/"))
-        chosen = power_loss.choose(power_loss.read_log(args.log), args.images, args.model,
-                                   args.seed, PROMISES)
+        chosen = choose(power_loss.read_log(args.log), args.images, args.model, args.seed)
         chosen = chosen[part::parts]
     bad = 0
     for cut, seed, policy, complaint in judge_images(args.log, args.model, chosen, args.keep,

@@ -316,17 +316,18 @@ def edit_names(names, edits):
 
 # ---- cuts ----
 
-def choose(records, count, model, seed, promises=(b"",)):
+def choose(records, count, model, seed, promises=(b"",), first=0):
     """`count` images of a log, as (cut, seed) in the order of the cuts.
 
     Most are where mistakes show: while a sync is under way, behind a change of a name, and right
     behind a mark that begins with one of `promises`, when what was acknowledged must be there.
+    None is before record `first`, nor among those of what was there when the recording began.
     """
     dice = random.Random(f"{model}/{seed}")
     syncs = [i for i, r in enumerate(records) if r.op in (SYNC_END, DIR_SYNC_END)]
     names = [i + 1 for i, r in enumerate(records) if r.op in (RENAME, UNLINK, CREATE)]
     marks = [i + 1 for i, r in enumerate(records) if r.op == MARK and r.data.startswith(promises)]
-    begin = next(i for i, r in enumerate(records) if r.op == ALL_DURABLE) + 1
+    begin = max([first] + [i + 1 for i, r in enumerate(records) if r.op == ALL_DURABLE])
     chosen = []
     for _ in range(count):
         kind = dice.random()
