@@ -411,3 +411,23 @@ out:
     service_release(db);
     return rc;
 }
+
+enum err_code databases_compact(struct api_app *app, struct api_request *req,
+                                struct api_response *res, struct err *err)
+{
+    struct compact_result result = {0};
+    uint64_t begun = clock_ns();
+    enum err_code rc = body_none(req, err);
+    if (!rc) rc = service_compact(app->service, req->params[0].text, &result, err);
+    if (rc) return rc;
+    struct buf *out = answer_json(res, 200);
+    buf_str(out, "{\"name\":");
+    json_put_str(out, req->params[0].text);
+    buf_printf(out,
+               ",\"vector_count\":%" PRIu64 ",\"bytes_before\":%" PRIu64 ",\"bytes_after\":%" PRIu64
+               ",\"duration_ms\":",
+               result.rows, result.bytes_before, result.bytes_after);
+    json_put_double(out, (double)(clock_ns() - begun) / 1e6);
+    buf_str(out, "}\n");
+    return ERR_OK;
+}

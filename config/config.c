@@ -72,8 +72,7 @@ static const struct option options[] = {
 
 enum { OPTION_COUNT = sizeof options / sizeof *options, NAME_BYTES = 96, FILE_BYTES_MAX = 1 << 20 };
 
-/* The defaults that persistence.mode changes; `balanced` is the table's own, and so far `low_space`
- * too. */
+/* The defaults that persistence.mode changes; `balanced` is the table's own. */
 static const struct {
     const char *mode, *name, *text;
 } presets[] = {
@@ -81,6 +80,7 @@ static const struct {
     {"high_throughput", "persistence.flush_interval_seconds", "600"},
     {"high_throughput", "persistence.durability", "periodic"},
     {"high_throughput", "persistence.wal_bytes_max", "1073741824"},
+    {"low_space", "persistence.compact_percent", "10"},
 };
 
 enum source { SOURCE_DEFAULT, SOURCE_PRESET, SOURCE_FILE, SOURCE_ENV, SOURCE_FLAG };

@@ -114,6 +114,7 @@ static void daemon_on_stop(uv_signal_t *handle, int signum)
     uv_poll_stop(&d->poll);
     uv_timer_stop(&d->back_off);
     listener_shut(d->daemon->listener);
+    service_interrupt(d->daemon->app->service);
     http_drain(d->daemon->http, daemon_drained, d);
 }
 

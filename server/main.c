@@ -67,6 +67,7 @@ static struct service_options service_options_of(const struct config *c)
         .auto_flush = c->vector_storage_enable_auto_flush,
         .wal_sync_interval_ms = (uint32_t)c->persistence_wal_sync_interval_ms,
         .wal_bytes_max = c->persistence_wal_bytes_max,
+        .compact_percent = (uint32_t)c->persistence_compact_percent,
     };
 }
 

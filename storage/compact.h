@@ -12,12 +12,6 @@
 
 #include "storage/database_private.h"
 
-struct compact_result {
-    uint64_t bytes_before; /* of the .jvdb */
-    uint64_t bytes_after;
-    uint64_t rows; /* in the new file */
-};
-
 /* Compact an acquired database; returns when it is done.  One at a time: a second caller waits for
  * the first, and does it again.  `cancel` (may be NULL) may become true at any time:
  * ERR_SHUTTING_DOWN. ERR_STORAGE_FULL: no room for the copy.  ERR_CORRUPT: a row is damaged; the

@@ -67,8 +67,8 @@ bool database_await(struct database *db, uint64_t lsn, enum durability durabilit
 MUST_CHECK enum err_code database_wait(struct database *db, uint64_t lsn,
                                        enum durability durability, struct err *err);
 
-/* The LSN of the last write, acknowledged or not, and the one up to which all is durable (in memory:
- * the same). */
+/* The LSN of the last write, acknowledged or not, and the one up to which all is durable (in
+ * memory: the same). */
 void database_lsns(struct database *db, uint64_t *last, uint64_t *durable);
 
 /* ---- reads ---- */
@@ -127,5 +127,12 @@ struct search_hit {
 MUST_CHECK enum err_code reader_search(struct reader *r, const struct search_query *query,
                                        bool may_block, struct search_hit *hits, size_t *count,
                                        struct err *err);
+
+/* What a compaction did (service_compact()). */
+struct compact_result {
+    uint64_t bytes_before; /* of the .jvdb */
+    uint64_t bytes_after;
+    uint64_t rows; /* in the new file */
+};
 
 #endif

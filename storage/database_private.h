@@ -81,6 +81,9 @@ struct database {
     /* ERR_OK, ERR_READ_ONLY or ERR_QUARANTINED: what every later write (or call) gets. */
     _Atomic int failed;
 
+    struct {
+        uint64_t wasteful_since_ns, not_before_ns;
+    } compactor;           /* compactor.c's */
     _Atomic bool dropping; /* long work on it is pointless */
 
     /* For statistics; atomic, stored by the writer or the checkpoint. */

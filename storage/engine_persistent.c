@@ -19,6 +19,7 @@
 #include "storage/base/mem.h"
 #include "storage/catalog.h"
 #include "storage/checkpoint.h"
+#include "storage/compact.h"
 #include "storage/engine.h"
 #include "storage/manifest.h"
 #include "storage/syncer.h"
@@ -178,6 +179,20 @@ out:
     manifest_deinit(&m);
 }
 
+/* `NAME.new` of a known database: of a compaction that did not come to its end. */
+static bool remove_leftover(struct loading *l, const char *file_name, size_t len)
+{
+    char name[NAME_BYTES_MAX + 1];
+    if (len <= 4 || len - 4 > NAME_BYTES_MAX || strcmp(file_name + len - 4, ".new") != 0)
+        return false;
+    memcpy(name, file_name, len - 4);
+    name[len - 4] = '\0';
+    if (!file_cache_is_known(l->cache, name)) return false;
+    int os_errno = compact_remove_leftover(l->p->dir_fd, name);
+    if (os_errno) log_warning("cannot remove %s: %s", file_name, strerror(os_errno));
+    return true;
+}
+
 static enum err_code scan_directory(struct loading *l, struct err *err)
 {
     int fd = dup(l->p->dir_fd);
@@ -191,6 +206,7 @@ static enum err_code scan_directory(struct loading *l, struct err *err)
     for (struct dirent *d; (d = readdir(dir));) {
         char name[NAME_BYTES_MAX + 1];
         size_t len = strlen(d->d_name);
+        if (remove_leftover(l, d->d_name, len)) continue;
         if (len <= 5 || strcmp(d->d_name + len - 5, ".jvdb") != 0) continue;
         struct err bad;
         if (database_name_check(d->d_name, len - 5, &bad)) {

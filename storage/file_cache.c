@@ -510,6 +510,14 @@ bool file_cache_next_entry(struct file_cache *c, const char *after, bool has_log
     return found;
 }
 
+bool file_cache_is_known(struct file_cache *c, const char *name)
+{
+    mutex_lock(&c->mu);
+    bool known = find(c, name) != NULL;
+    mutex_unlock(&c->mu);
+    return known;
+}
+
 bool file_cache_has_file(struct file_cache *c, const char *name)
 {
     mutex_lock(&c->mu);

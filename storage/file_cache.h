@@ -57,6 +57,7 @@ bool file_cache_next_entry(struct file_cache *c, const char *after, bool has_log
                            struct cache_entry *entry);
 
 /* For the engine's start and stop. */
+bool file_cache_is_known(struct file_cache *c, const char *name);
 /* The file of `name` was found: false if no such entry is in the table. */
 bool file_cache_has_file(struct file_cache *c, const char *name);
 void file_cache_quarantine_missing(struct file_cache *c); /* entries whose file was not found */

@@ -12,6 +12,8 @@
 #include "storage/base/log.h"
 #include "storage/base/mem.h"
 #include "storage/base/metrics.h"
+#include "storage/compact.h"
+#include "storage/compactor.h"
 #include "storage/engine.h"
 #include "storage/flusher.h"
 
@@ -19,6 +21,8 @@ struct service {
     struct engine *engine;
     struct file_cache *cache;
     struct flusher *flusher;
+    struct compactor *compactor; /* may be NULL */
+    _Atomic bool interrupted;
     bool is_persistent;
     uint32_t flush_interval_seconds;
     char *storage_path;
@@ -41,6 +45,7 @@ enum err_code service_open(const struct service_options *options, struct service
     rc = s->engine->ops->load(s->engine, s->cache, err);
     if (rc) goto out;
     s->flusher = flusher_start(s->engine, s->cache, options);
+    s->compactor = compactor_start(s->cache, options->compact_percent);
     *out = s;
     return ERR_OK;
 out:
@@ -59,6 +64,8 @@ enum err_code service_close(struct service *s, struct err *err)
     if (!s) return ERR_OK;
     size_t flushed;
     double ms;
+    service_interrupt(s);
+    compactor_stop(s->compactor);
     flusher_stop(s->flusher);
     enum err_code rc = flusher_flush_all(s->flusher, &flushed, &ms, err);
     flusher_free(s->flusher);
@@ -218,6 +225,25 @@ enum err_code service_flush_all(struct service *s, size_t *flushed, double *dura
     if (!rc && *flushed == 0)
         log_info("flush completed databases=0 flush_duration_ms=%.1f", *duration_ms);
     return rc;
+}
+
+/* ---- compaction ---- */
+
+enum err_code service_compact(struct service *s, const char *name, struct compact_result *result,
+                              struct err *err)
+{
+    struct database *db;
+    enum err_code rc = service_acquire(s, name, true, &db, err);
+    if (rc) return rc;
+    rc = compact_run(db, &s->interrupted, result, err);
+    file_cache_release(db);
+    return rc;
+}
+
+void service_interrupt(struct service *s)
+{
+    atomic_store(&s->interrupted, true);
+    compactor_interrupt(s->compactor);
 }
 
 /* ---- statistics ---- */

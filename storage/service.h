@@ -21,6 +21,7 @@ struct service_options {
     bool auto_flush;                 /* false: as if the interval were 0             */
     uint32_t wal_sync_interval_ms;   /* periodic durability */
     uint64_t wal_bytes_max;          /* per database, before a checkpoint is forced */
+    uint32_t compact_percent; /* of a file that may be dead before it is compacted; 0: never */
 };
 
 /* Everything after the directory lock (server/daemon.c).  ERR_IO and friends name the path. */
@@ -82,6 +83,13 @@ MUST_CHECK enum err_code service_flush(struct service *svc, const char *name, do
                                        struct err *err);
 MUST_CHECK enum err_code service_flush_all(struct service *svc, size_t *flushed,
                                            double *duration_ms, struct err *err);
+
+/* Rewrite a database without its dead rows (compact.h).  Blocks; ERR_SHUTTING_DOWN after
+ * service_interrupt(). */
+MUST_CHECK enum err_code service_compact(struct service *svc, const char *name,
+                                         struct compact_result *result, struct err *err);
+/* The end is near: whatever takes long and can be done again gives up.  Any thread. */
+void service_interrupt(struct service *svc);
 
 struct service_stats {
     uint64_t databases, vectors, quarantined;

@@ -1,0 +1,121 @@
+#include "storage/compactor.h"
+
+#include <stdio.h>
+#include <sys/resource.h>
+#include <sys/syscall.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "storage/base/clock.h"
+#include "storage/base/log.h"
+#include "storage/base/mem.h"
+#include "storage/compact.h"
+
+#define SECOND_NS       1000000000ull
+#define LOOK_NS         SECOND_NS
+#define SETTLED_NS      (5 * SECOND_NS)  /* over the threshold for so long                */
+#define AFTER_ERROR_NS  (60 * SECOND_NS) /* a full disk does not get better by itself     */
+#define WASTE_BYTES_MIN (1u << 20)       /* less is not worth a rename                    */
+enum { REST_TIMES = 20, NICE = 10 };
+
+struct compactor {
+    struct file_cache *cache;
+    uint32_t percent;
+    _Atomic bool interrupted;
+
+    struct mutex mu; /* LOCK_LEAF */
+    pthread_cond_t wake;
+    bool stopping;
+    pthread_t thread;
+};
+
+/* The times are this thread's alone. */
+static bool is_due(const struct compactor *c, struct database *db, uint64_t now)
+{
+    uint64_t waste = compact_waste(db), bytes = atomic_load(&db->file_bytes);
+    struct err err;
+    if (waste < WASTE_BYTES_MIN || waste * 100 < bytes * c->percent) {
+        db->compactor.wasteful_since_ns = 0;
+        return false;
+    }
+    if (!db->compactor.wasteful_since_ns) db->compactor.wasteful_since_ns = now;
+    return now - db->compactor.wasteful_since_ns >= SETTLED_NS &&
+           now >= db->compactor.not_before_ns && database_check_writable(db, &err) == ERR_OK;
+}
+
+static void look_at(struct compactor *c, struct database *db)
+{
+    struct compact_result result;
+    struct err err;
+    uint64_t begun = clock_ns();
+    if (!is_due(c, db, begun)) return;
+    enum err_code rc = compact_run(db, &c->interrupted, &result, &err);
+    uint64_t took = clock_ns() - begun;
+    db->compactor.wasteful_since_ns = 0;
+    db->compactor.not_before_ns = clock_ns() + (rc ? AFTER_ERROR_NS : REST_TIMES * took);
+    if (rc && rc != ERR_SHUTTING_DOWN && rc != ERR_DATABASE_NOT_FOUND)
+        log_warning("compaction of \"%s\": %s", database_name(db), err.msg);
+}
+
+static void *run(void *arg)
+{
+    struct compactor *c = arg;
+    /* Of this thread alone, as Linux has it. */
+    (void)setpriority(PRIO_PROCESS, (id_t)syscall(SYS_gettid), NICE);
+    mutex_lock(&c->mu);
+    while (!c->stopping) {
+        struct timespec until;
+        clock_gettime(CLOCK_MONOTONIC, &until);
+        until.tv_sec += LOOK_NS / SECOND_NS;
+        pthread_cond_timedwait(&c->wake, &c->mu.os, &until);
+        if (c->stopping) break;
+        mutex_unlock(&c->mu);
+        char name[NAME_BYTES_MAX + 1] = "";
+        struct database *db;
+        while (!atomic_load(&c->interrupted) && file_cache_next_open(c->cache, name, &db)) {
+            snprintf(name, sizeof name, "%s", database_name(db));
+            look_at(c, db);
+            file_cache_release(db);
+        }
+        mutex_lock(&c->mu);
+    }
+    mutex_unlock(&c->mu);
+    return NULL;
+}
+
+struct compactor *compactor_start(struct file_cache *cache, uint32_t percent)
+{
+    if (percent == 0) return NULL;
+    struct compactor *c = mem_new(struct compactor);
+    c->cache = cache;
+    c->percent = percent;
+    mutex_init(&c->mu, LOCK_LEAF);
+    pthread_condattr_t attr;
+    pthread_condattr_init(&attr);
+    pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
+    pthread_cond_init(&c->wake, &attr);
+    pthread_condattr_destroy(&attr);
+    int failed = pthread_create(&c->thread, NULL, run, c);
+    assert(!failed);
+    (void)failed;
+    return c;
+}
+
+void compactor_interrupt(struct compactor *c)
+{
+    if (c) atomic_store(&c->interrupted, true);
+}
+
+void compactor_stop(struct compactor *c)
+{
+    if (!c) return;
+    compactor_interrupt(c);
+    mutex_lock(&c->mu);
+    c->stopping = true;
+    pthread_cond_signal(&c->wake);
+    mutex_unlock(&c->mu);
+    pthread_join(c->thread, NULL);
+    pthread_cond_destroy(&c->wake);
+    mutex_deinit(&c->mu);
+    mem_free(c);
+}
