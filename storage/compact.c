@@ -21,6 +21,7 @@
 #include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
+#include <time.h>
 
 #include "storage/base/clock.h"
 #include "storage/base/epoch.h"
@@ -40,7 +41,7 @@ enum {
 struct compaction {
     struct database *db;
     struct database *copy; /* nobody else's */
-    const _Atomic bool *cancel;
+    const struct compact_options *options;
     struct touched touched; /* filled by writers, under the writer lock */
     struct row_op ops[BATCH_ROWS];
     size_t count;
@@ -140,12 +141,23 @@ static enum err_code add_row(struct compaction *c, struct reader *r, uint32_t sl
 
 static enum err_code check_cancelled(const struct compaction *c, struct err *err)
 {
-    if (c->cancel && atomic_load_explicit(c->cancel, memory_order_relaxed))
+    if (c->options->cancel && atomic_load_explicit(c->options->cancel, memory_order_relaxed))
         return err_set(err, ERR_SHUTTING_DOWN, "the compaction of \"%s\" was interrupted",
                        c->db->name);
     if (atomic_load_explicit(&c->db->dropping, memory_order_relaxed))
         return err_set(err, ERR_DATABASE_NOT_FOUND, "database \"%s\" was dropped", c->db->name);
     return database_check_writable(c->db, err);
+}
+
+/* Half of the time for others: a lower priority would also hold up those who wait for the last
+ * step. */
+static void rest(const struct compaction *c, uint64_t begun)
+{
+    if (!c->options->gently) return;
+    uint64_t ns = clock_ns() - begun;
+    nanosleep(
+        &(struct timespec){.tv_sec = (time_t)(ns / 1000000000), .tv_nsec = (long)(ns % 1000000000)},
+        NULL);
 }
 
 /* Step 1: what lives at `lsn`, a batch to a section, so that readers' garbage can be freed. */
@@ -154,6 +166,7 @@ static enum err_code copy_rows(struct compaction *c, uint64_t lsn, uint32_t slot
 {
     enum err_code rc = ERR_OK;
     for (uint32_t next = 0; next < slot_count && !rc;) {
+        uint64_t begun = clock_ns();
         rc = check_cancelled(c, err);
         struct reader r;
         reader_begin(c->db, &r);
@@ -167,6 +180,7 @@ static enum err_code copy_rows(struct compaction *c, uint64_t lsn, uint32_t slot
         if (!rc) rc = copy_batch(c, err);
         reader_end(&r);
         if (!rc) rc = spill(c, err);
+        rest(c, begun);
     }
     return rc;
 }
@@ -372,13 +386,13 @@ static enum err_code lock_and_take_over(struct compaction *c, struct err *err)
     return rc;
 }
 
-enum err_code compact_run(struct database *db, const _Atomic bool *cancel,
+enum err_code compact_run(struct database *db, const struct compact_options *options,
                           struct compact_result *result, struct err *err)
 {
     uint64_t begun = clock_ns();
     struct compaction *c = mem_new(struct compaction);
     c->db = db;
-    c->cancel = cancel;
+    c->options = options;
     mutex_lock(&db->compact_mu);
     result->bytes_before = atomic_load(&db->file_bytes);
     enum err_code rc = check_cancelled(c, err);
@@ -419,10 +433,15 @@ out:
     return rc;
 }
 
+uint64_t compact_waste_of_rows(const struct schema *schema, uint64_t dead_count)
+{
+    return dead_count * (sizeof(struct slot) + sizeof(struct index_entry) +
+                         (uint64_t)schema->dimension * sizeof(float));
+}
+
 uint64_t compact_waste(struct database *db)
 {
-    uint64_t row = sizeof(struct slot) + sizeof(struct index_entry) +
-                   (uint64_t)db->schema.dimension * sizeof(float);
-    return atomic_load_explicit(&db->dead_count, memory_order_relaxed) * row +
+    uint64_t dead = atomic_load_explicit(&db->dead_count, memory_order_relaxed);
+    return compact_waste_of_rows(&db->schema, dead) +
            atomic_load_explicit(&db->garbage_bytes, memory_order_relaxed);
 }

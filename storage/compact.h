@@ -12,16 +12,23 @@
 
 #include "storage/database_private.h"
 
+struct compact_options {
+    const _Atomic bool *cancel; /* may be NULL; when it becomes true: ERR_SHUTTING_DOWN */
+    bool gently;                /* rest as long as it works, until the last step */
+};
+
 /* Compact an acquired database; returns when it is done.  One at a time: a second caller waits for
- * the first, and does it again.  `cancel` (may be NULL) may become true at any time:
- * ERR_SHUTTING_DOWN. ERR_STORAGE_FULL: no room for the copy.  ERR_CORRUPT: a row is damaged; the
- * database is quarantined and the old file untouched.  After any error it is as it was, unless the
- * error is ERR_READ_ONLY: the name or the log could not be synced.  Blocks; no lock may be held. */
-MUST_CHECK enum err_code compact_run(struct database *db, const _Atomic bool *cancel,
+ * the first, and does it again.  ERR_STORAGE_FULL: no room for the copy.  ERR_CORRUPT: a row is
+ * damaged; the database is quarantined and the old file untouched.  After any error it is as it
+ * was, unless the error is ERR_READ_ONLY: the name or the log could not be synced.  Blocks; no lock
+ * may be held. */
+MUST_CHECK enum err_code compact_run(struct database *db, const struct compact_options *options,
                                      struct compact_result *result, struct err *err);
 
 /* Bytes of the file that a compaction would give back, about.  Any thread. */
 uint64_t compact_waste(struct database *db);
+/* The part of it that so many dead rows are. */
+uint64_t compact_waste_of_rows(const struct schema *schema, uint64_t dead_count);
 
 /* For a start: remove what a compaction or a creation left behind that did not come to its end. */
 MUST_CHECK int compact_remove_leftover(int dir_fd, const char *name);

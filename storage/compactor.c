@@ -1,10 +1,7 @@
 #include "storage/compactor.h"
 
 #include <stdio.h>
-#include <sys/resource.h>
-#include <sys/syscall.h>
 #include <time.h>
-#include <unistd.h>
 
 #include "storage/base/clock.h"
 #include "storage/base/log.h"
@@ -16,7 +13,7 @@
 #define SETTLED_NS      (5 * SECOND_NS)  /* over the threshold for so long                */
 #define AFTER_ERROR_NS  (60 * SECOND_NS) /* a full disk does not get better by itself     */
 #define WASTE_BYTES_MIN (1u << 20)       /* less is not worth a rename                    */
-enum { REST_TIMES = 20, NICE = 10 };
+enum { REST_TIMES = 20, LOOKS_TO_CLOSED = 60 };
 
 struct compactor {
     struct file_cache *cache;
@@ -29,12 +26,16 @@ struct compactor {
     pthread_t thread;
 };
 
+static bool is_wasteful(const struct compactor *c, uint64_t waste, uint64_t bytes)
+{
+    return waste >= WASTE_BYTES_MIN && waste * 100 >= bytes * c->percent;
+}
+
 /* The times are this thread's alone. */
 static bool is_due(const struct compactor *c, struct database *db, uint64_t now)
 {
-    uint64_t waste = compact_waste(db), bytes = atomic_load(&db->file_bytes);
     struct err err;
-    if (waste < WASTE_BYTES_MIN || waste * 100 < bytes * c->percent) {
+    if (!is_wasteful(c, compact_waste(db), atomic_load(&db->file_bytes))) {
         db->compactor.wasteful_since_ns = 0;
         return false;
     }
@@ -43,13 +44,13 @@ static bool is_due(const struct compactor *c, struct database *db, uint64_t now)
            now >= db->compactor.not_before_ns && database_check_writable(db, &err) == ERR_OK;
 }
 
-static void look_at(struct compactor *c, struct database *db)
+static void compact(struct compactor *c, struct database *db)
 {
     struct compact_result result;
     struct err err;
     uint64_t begun = clock_ns();
-    if (!is_due(c, db, begun)) return;
-    enum err_code rc = compact_run(db, &c->interrupted, &result, &err);
+    struct compact_options options = {.cancel = &c->interrupted, .gently = true};
+    enum err_code rc = compact_run(db, &options, &result, &err);
     uint64_t took = clock_ns() - begun;
     db->compactor.wasteful_since_ns = 0;
     db->compactor.not_before_ns = clock_ns() + (rc ? AFTER_ERROR_NS : REST_TIMES * took);
@@ -57,11 +58,39 @@ static void look_at(struct compactor *c, struct database *db)
         log_warning("compaction of \"%s\": %s", database_name(db), err.msg);
 }
 
+static void look_at_open(struct compactor *c)
+{
+    char name[NAME_BYTES_MAX + 1] = "";
+    struct database *db;
+    while (!atomic_load(&c->interrupted) && file_cache_next_open(c->cache, name, &db)) {
+        snprintf(name, sizeof name, "%s", database_name(db));
+        if (is_due(c, db, clock_ns())) compact(c, db);
+        file_cache_release(db);
+    }
+}
+
+/* Those that were closed before they were due; what is known of them does without a file. */
+static void look_at_closed(struct compactor *c)
+{
+    struct cache_entry e = {.name = ""};
+    while (!atomic_load(&c->interrupted) && file_cache_next_entry(c->cache, e.name, false, &e)) {
+        uint64_t waste = compact_waste_of_rows(&e.schema, e.dead_count);
+        struct database *db;
+        struct err err;
+        if (!e.counts_known || !is_wasteful(c, waste, e.file_bytes) ||
+            file_cache_acquire(c->cache, e.name, true, &db, &err))
+            continue;
+        if (is_wasteful(c, compact_waste(db), atomic_load(&db->file_bytes)) &&
+            clock_ns() >= db->compactor.not_before_ns && !database_check_writable(db, &err))
+            compact(c, db);
+        file_cache_release(db);
+    }
+}
+
 static void *run(void *arg)
 {
     struct compactor *c = arg;
-    /* Of this thread alone, as Linux has it. */
-    (void)setpriority(PRIO_PROCESS, (id_t)syscall(SYS_gettid), NICE);
+    unsigned looks = 0;
     mutex_lock(&c->mu);
     while (!c->stopping) {
         struct timespec until;
@@ -70,13 +99,8 @@ static void *run(void *arg)
         pthread_cond_timedwait(&c->wake, &c->mu.os, &until);
         if (c->stopping) break;
         mutex_unlock(&c->mu);
-        char name[NAME_BYTES_MAX + 1] = "";
-        struct database *db;
-        while (!atomic_load(&c->interrupted) && file_cache_next_open(c->cache, name, &db)) {
-            snprintf(name, sizeof name, "%s", database_name(db));
-            look_at(c, db);
-            file_cache_release(db);
-        }
+        look_at_open(c);
+        if (++looks % LOOKS_TO_CLOSED == 0) look_at_closed(c);
         mutex_lock(&c->mu);
     }
     mutex_unlock(&c->mu);

@@ -1,10 +1,10 @@
 /*
  * compactor.h - the background thread that compacts databases in which too much is dead.
  *
- * It looks at the open databases every second.  One is due when the part of its file that a
- * compaction would give back has been over the threshold for some seconds: rows that are updated
- * all the time use the dead slots again by themselves.  One at a time, at low priority, and never
- * more than about a twentieth of the time for any database.
+ * It looks at the open databases every second, at the closed ones every minute.  One is due when
+ * the part of its file that a compaction would give back has been over the threshold for some
+ * seconds: rows that are updated all the time use the dead slots again by themselves.  One at a
+ * time, gently, and never more than about a twentieth of the time for any database.
  */
 #ifndef STORAGE_COMPACTOR_H
 #define STORAGE_COMPACTOR_H

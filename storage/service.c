@@ -235,7 +235,8 @@ enum err_code service_compact(struct service *s, const char *name, struct compac
     struct database *db;
     enum err_code rc = service_acquire(s, name, true, &db, err);
     if (rc) return rc;
-    rc = compact_run(db, &s->interrupted, result, err);
+    struct compact_options options = {.cancel = &s->interrupted};
+    rc = compact_run(db, &options, result, err);
     file_cache_release(db);
     return rc;
 }

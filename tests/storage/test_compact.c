@@ -7,6 +7,7 @@
 #include "storage/compact.h"
 
 static struct err err;
+static const struct compact_options at_once;
 static struct model m;
 
 /* Many rounds over the same ids: most of the file is dead rows and old records. */
@@ -26,7 +27,7 @@ static struct database *wasteful_database(void)
 static void compact(struct database *db)
 {
     struct compact_result result;
-    if (compact_run(db, NULL, &result, &err)) fail_msg("%s", err.msg);
+    if (compact_run(db, &at_once, &result, &err)) fail_msg("%s", err.msg);
     assert_true(result.bytes_after <= result.bytes_before);
 }
 
@@ -78,7 +79,7 @@ static void writes_checkpoints_and_restarts_go_on_after_it(void **state)
     struct database *db = wasteful_database();
     for (uint32_t round = 0; round < 6; round++) {
         struct compact_result result;
-        if (compact_run(db, NULL, &result, &err)) fail_msg("%s", err.msg);
+        if (compact_run(db, &at_once, &result, &err)) fail_msg("%s", err.msg);
         model_put(db, &m, round * 5, round * 5 + 20, 300 + round);
         model_delete(db, &m, round * 9, round * 9 + 3);
         if (round % 2) model_checkpoint(db);
@@ -165,7 +166,7 @@ static void writers_and_checkpoints_beside_it_lose_nothing(void **state)
     assert_int_equal(pthread_create(&thread, NULL, write_all_the_time, NULL), 0);
     for (int i = 0; i < 30; i++) {
         struct compact_result result;
-        if (compact_run(db, NULL, &result, &err)) fail_msg("%s", err.msg);
+        if (compact_run(db, &at_once, &result, &err)) fail_msg("%s", err.msg);
     }
     atomic_store(&writer.stop, true);
     pthread_join(thread, NULL);
@@ -208,7 +209,7 @@ static void what_is_written_during_the_copy_is_caught_up_with(void **state)
         faults_arm(FAULT_WRITE, -1, 0);
         faults.before = write_in_between;
         struct compact_result result;
-        enum err_code rc = compact_run(db, NULL, &result, &err);
+        enum err_code rc = compact_run(db, &at_once, &result, &err);
         faults_disarm();
         if (rc) fail_msg("%s", err.msg);
         assert_int_equal(writes_left, 0);
@@ -267,7 +268,7 @@ static void a_kill_before_any_system_call_of_it_loses_nothing(void **state)
         struct compact_result result;
         faults_arm(FAULT_ANY, -1, 0);
         faults.before = check_image;
-        enum err_code rc = compact_run(db, NULL, &result, &err);
+        enum err_code rc = compact_run(db, &at_once, &result, &err);
         faults_disarm();
         if (rc) fail_msg("%s", err.msg);
         if (killed.bad_call >= 0) fail_msg("before call %d: %s", killed.bad_call, killed.why);
@@ -288,7 +289,7 @@ static void a_failure_of_any_system_call_leaves_every_row(void **state)
         for (int call = 0;; call++) {
             struct compact_result result;
             faults_arm(FAULT_ANY, call, errnos[e]);
-            enum err_code rc = compact_run(db, NULL, &result, &err);
+            enum err_code rc = compact_run(db, &at_once, &result, &err);
             int calls = faults_disarm();
             assert_model(db, &m);
             assert_model_in(data_fd, &m);
@@ -331,7 +332,7 @@ static void a_damaged_row_stops_it_and_the_file_stays(void **state)
 
     db = model_open(data_fd);
     struct compact_result result;
-    assert_int_equal(compact_run(db, NULL, &result, &err), ERR_CORRUPT);
+    assert_int_equal(compact_run(db, &at_once, &result, &err), ERR_CORRUPT);
     assert_int_equal(database_check_readable(db, &err), ERR_QUARANTINED);
     assert_false(file_exists(data_fd, "db.new"));
     model_close(db);
@@ -348,11 +349,12 @@ static void it_can_be_interrupted(void **state)
     (void)state;
     struct database *db = wasteful_database();
     _Atomic bool cancel = true;
+    struct compact_options cancelled = {.cancel = &cancel};
     struct compact_result result;
-    assert_int_equal(compact_run(db, &cancel, &result, &err), ERR_SHUTTING_DOWN);
+    assert_int_equal(compact_run(db, &cancelled, &result, &err), ERR_SHUTTING_DOWN);
     assert_false(file_exists(data_fd, "db.new"));
     atomic_store(&db->dropping, true);
-    assert_int_equal(compact_run(db, NULL, &result, &err), ERR_DATABASE_NOT_FOUND);
+    assert_int_equal(compact_run(db, &at_once, &result, &err), ERR_DATABASE_NOT_FOUND);
     atomic_store(&db->dropping, false);
     assert_model(db, &m);
     compact(db);
