@@ -101,8 +101,10 @@ enum err_code data_dir_open(const char *path, int *lock_fd, struct err *err)
                          data_dir_holder(fd));
         goto out;
     }
-    int len = snprintf(text, sizeof text, "%ld\n", (long)getpid());
-    if (ftruncate(fd, 0) != 0 || pwrite(fd, text, (size_t)len, 0) != len) {
+    int len = snprintf(text, sizeof text, "%-10ld\n", (long)getpid());
+    /* Over what an earlier daemon wrote, so that a full disk cannot refuse it; and who refuses us
+     * next does without the number rather than we without the data. */
+    if (pwrite(fd, text, (size_t)len, 0) != len && errno != ENOSPC && errno != EDQUOT) {
         rc = err_os(err, errno, "cannot write to the data directory %s (.lock)", path);
         goto out;
     }

@@ -279,6 +279,21 @@ enum err_code catalog_rewrite(struct catalog *c, bool (*next)(void *ctx, struct 
     return rc;
 }
 
+enum err_code catalog_mark_in_use(struct catalog *c, bool was_clean, struct err *err)
+{
+    if (c->fd < 0) return err_set(err, ERR_STORAGE_FULL, "there is no catalog");
+    if (!was_clean) return ERR_OK; /* it says so already */
+    /* The record that says otherwise is the last one. */
+    struct buf record = {0};
+    add_record(&record, CATALOG_IN_USE, NULL);
+    mutex_lock(&c->mu);
+    c->end -= record.len;
+    enum err_code rc = append(c, &record, err);
+    mutex_unlock(&c->mu);
+    buf_free(&record);
+    return rc;
+}
+
 enum err_code catalog_open(int dir_fd, catalog_entry_fn *fn, void *ctx, struct catalog **out,
                            bool *was_clean, bool *was_lost, struct err *err)
 {

@@ -44,6 +44,9 @@ MUST_CHECK enum err_code catalog_forget(struct catalog *c, const char *name, con
 MUST_CHECK enum err_code catalog_rewrite(struct catalog *c,
                                          bool (*next)(void *ctx, struct catalog_entry *entry),
                                          void *ctx, bool clean, struct err *err);
+/* What the rewrite of a start would have said, in place: the catalog is in use, its counts are old.
+ * Needs no room, but a catalog. */
+MUST_CHECK enum err_code catalog_mark_in_use(struct catalog *c, bool was_clean, struct err *err);
 void catalog_close(struct catalog *c);
 
 #endif

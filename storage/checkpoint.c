@@ -723,8 +723,12 @@ enum err_code checkpoint_run(struct database *db, struct err *err)
 {
     if (!db->wal || !database_is_dirty(db)) return ERR_OK;
     enum err_code rc = checkpoint_lock(db, err);
+    if (rc && reserve_use(db->reserve, err)) rc = checkpoint_lock(db, err);
     if (rc) return rc;
-    if (database_is_dirty(db)) rc = run_locked(db, err);
+    if (database_is_dirty(db)) {
+        rc = run_locked(db, err);
+        if (rc && reserve_use(db->reserve, err)) rc = run_locked(db, err);
+    }
     mutex_unlock(&db->checkpoint_mu);
     return rc;
 }

@@ -683,6 +683,7 @@ enum err_code database_put(struct database *db, struct row_input *rows, size_t c
         return err_set(err, ERR_INVALID_REQUEST, "a write needs at least one vector");
     enum err_code rc = database_check_writable(db, err);
     if (!rc) rc = check_rows(db, rows, count, dimension, err);
+    if (!rc) rc = reserve_check(db->reserve, err);
     if (rc) return rc;
 
     struct row_op *ops = mem_try(count * sizeof *ops);
@@ -730,17 +731,12 @@ static size_t drop_repeated(struct row_op *ops, size_t count)
     return kept;
 }
 
-enum err_code database_delete(struct database *db, const struct vector_id *ids, size_t count,
-                              bool may_block, size_t *deleted, uint64_t *lsn, struct err *err)
+/* Under `writer`: log, apply and publish the end of those of the ids that exist. */
+static enum err_code delete_locked(struct database *db, const struct vector_id *ids, size_t count,
+                                   struct row_op *ops, size_t *deleted, uint64_t *lsn,
+                                   struct err *err)
 {
-    *deleted = 0;
-    enum err_code rc = database_check_writable(db, err);
-    if (rc) return rc;
-    struct row_op *ops = mem_try((count + 1) * sizeof *ops);
-    if (!ops) return err_set(err, ERR_NOMEM, "out of memory for %zu deletes", count);
-    rc = lock_writer(db, may_block, err);
-    if (rc) goto out;
-
+    enum err_code rc = ERR_OK;
     size_t found_count = 0;
     for (size_t i = 0; i < count && !rc; i++) {
         struct index_key key = index_key_of(&ids[i]);
@@ -761,15 +757,46 @@ enum err_code database_delete(struct database *db, const struct vector_id *ids, 
     }
     found_count = drop_repeated(ops, found_count);
     *lsn = db->last_lsn;
-    if (!rc && found_count) rc = log_rows(db, ops, found_count, lsn, err);
+    if (!rc && found_count) {
+        rc = log_rows(db, ops, found_count, lsn, err);
+        if (rc && reserve_use(db->reserve, err)) rc = log_rows(db, ops, found_count, lsn, err);
+    }
     if (!rc && found_count) rc = apply_and_publish(db, *lsn, ops, found_count, err);
     rc = database_check_read(db, &db->store->file, rc, err);
+    if (!rc) *deleted = found_count;
+    return rc;
+}
+
+static enum err_code delete_once(struct database *db, const struct vector_id *ids, size_t count,
+                                 struct row_op *ops, bool may_block, size_t *deleted, uint64_t *lsn,
+                                 struct err *err)
+{
+    enum err_code rc = lock_writer(db, may_block, err);
+    if (rc && reserve_use(db->reserve, err)) rc = lock_writer(db, may_block, err);
+    if (rc) return rc;
+    rc = delete_locked(db, ids, count, ops, deleted, lsn, err);
     mutex_unlock(&db->writer);
-    if (!rc) {
-        *deleted = found_count;
-        stat_add(STAT_DELETES, found_count);
+    return rc;
+}
+
+enum err_code database_delete(struct database *db, const struct vector_id *ids, size_t count,
+                              bool may_block, size_t *deleted, uint64_t *lsn, struct err *err)
+{
+    *deleted = 0;
+    enum err_code rc = database_check_writable(db, err);
+    if (rc) return rc;
+    struct row_op *ops = mem_try((count + 1) * sizeof *ops);
+    if (!ops) return err_set(err, ERR_NOMEM, "out of memory for %zu deletes", count);
+    rc = delete_once(db, ids, count, ops, may_block, deleted, lsn, err);
+    /* The disk is full and others were quicker: a checkpoint makes room in the log. */
+    if (rc == ERR_STORAGE_FULL && db->wal) {
+        struct err why;
+        if (!may_block)
+            rc = err_set(err, ERR_WOULD_BLOCK, "a checkpoint comes first");
+        else if (checkpoint_run(db, &why) == ERR_OK)
+            rc = delete_once(db, ids, count, ops, may_block, deleted, lsn, err);
     }
-out:
+    if (!rc) stat_add(STAT_DELETES, *deleted);
     mem_free(ops);
     return rc;
 }

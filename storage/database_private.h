@@ -12,6 +12,7 @@
 #include "storage/id_index.h"
 #include "storage/jvdb_file.h"
 #include "storage/kernel/kernel.h"
+#include "storage/reserve.h"
 #include "storage/wal.h"
 
 enum patience {
@@ -51,7 +52,8 @@ struct database {
     int dir_fd;           /* borrowed; -1: in memory */
     const struct kernel_set *kernels;
     struct database_host host;
-    void *owner; /* the file cache's entry */
+    struct reserve *reserve; /* borrowed; NULL: none */
+    void *owner;             /* the file cache's entry */
 
     /* Of the newest rows.  Replaced under both locks below; readers load it with the snapshot. */
     _Atomic(struct store *) store;
@@ -170,9 +172,10 @@ MUST_CHECK enum err_code slot_row(struct reader *r, uint32_t slot_number, const 
 
 struct database_open_options {
     struct syncer *syncer;
-    bool skip_lsns;   /* wal_options.skip_lsns */
-    bool reopened;    /* the LRU closed it in this process: a replay is no news */
-    uint64_t lsn_min; /* it was known to hold this: less is an older copy */
+    struct reserve *reserve; /* may be NULL; outlives the database */
+    bool skip_lsns;          /* wal_options.skip_lsns */
+    bool reopened;           /* the LRU closed it in this process: a replay is no news */
+    uint64_t lsn_min;        /* it was known to hold this: less is an older copy */
 };
 /* Make the files of a new database: durable when this returns. */
 MUST_CHECK enum err_code database_create_files(int dir_fd, const char *name, const uint8_t uuid[16],

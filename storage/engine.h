@@ -42,6 +42,8 @@ struct engine_ops {
     enum err_code (*drop)(struct engine *e, const char *name, const uint8_t uuid[16],
                           struct database *db, struct err *err);
     enum err_code (*flush)(struct engine *e, struct database *db, struct err *err);
+    /* Several times a second, on the flusher's thread.  May be NULL. */
+    void (*tend)(struct engine *e);
     /* All databases are closed.  `clean`: without an error. */
     enum err_code (*stop)(struct engine *e, struct file_cache *cache, bool clean, struct err *err);
 };

@@ -22,6 +22,7 @@
 #include "storage/compact.h"
 #include "storage/engine.h"
 #include "storage/manifest.h"
+#include "storage/reserve.h"
 #include "storage/syncer.h"
 
 enum {
@@ -41,6 +42,7 @@ struct persistent {
     int dir_fd;
     struct catalog *catalog;
     struct syncer *syncer;
+    struct reserve *reserve;
     struct tombstones dead;
 };
 
@@ -246,7 +248,12 @@ static enum err_code rewrite(struct persistent *p, struct file_cache *cache, boo
                              struct err *err)
 {
     struct all_entries all = {.databases = {.cache = cache}, .dead = &p->dead};
-    return catalog_rewrite(p->catalog, next_entry, &all, clean, err);
+    enum err_code rc = catalog_rewrite(p->catalog, next_entry, &all, clean, err);
+    if (rc && reserve_use(p->reserve, err)) {
+        all = (struct all_entries){.databases = {.cache = cache}, .dead = &p->dead};
+        rc = catalog_rewrite(p->catalog, next_entry, &all, clean, err);
+    }
+    return rc;
 }
 
 static enum err_code load(struct engine *e, struct file_cache *cache, struct err *err)
@@ -258,6 +265,7 @@ static enum err_code load(struct engine *e, struct file_cache *cache, struct err
         catalog_open(p->dir_fd, take_entry, &l, &p->catalog, &was_clean, &was_lost, err);
     /* From here the counts on disk are old: a catalog in use says so. */
     if (!rc) rc = rewrite(p, cache, false, err);
+    if (rc == ERR_STORAGE_FULL) rc = catalog_mark_in_use(p->catalog, was_clean, err);
     if (!rc) rc = scan_directory(&l, err);
     return rc;
 }
@@ -268,7 +276,8 @@ static enum err_code create(struct engine *e, const char *name, const uint8_t uu
                             const struct schema *schema, struct err *err)
 {
     struct persistent *p = self(e);
-    enum err_code rc = database_create_files(p->dir_fd, name, uuid, schema, err);
+    enum err_code rc = reserve_check(p->reserve, err);
+    if (!rc) rc = database_create_files(p->dir_fd, name, uuid, schema, err);
     if (rc) return rc;
     struct catalog_entry ce = {.schema = *schema};
     memcpy(ce.name, name, strlen(name));
@@ -289,6 +298,7 @@ static enum err_code open_database(struct engine *e, const char *name, const uin
     struct persistent *p = self(e);
     struct database_open_options options = {
         .syncer = p->syncer,
+        .reserve = p->reserve,
         .reopened = hints.reopened,
         .skip_lsns = !hints.lsn_is_known,
         .lsn_min = hints.lsn_min,
@@ -320,6 +330,7 @@ static enum err_code drop(struct engine *e, const char *name, const uint8_t uuid
     struct persistent *p = self(e);
     database_free(db);
     enum err_code rc = catalog_drop(p->catalog, name, uuid, err);
+    if (rc && reserve_use(p->reserve, err)) rc = catalog_drop(p->catalog, name, uuid, err);
     if (rc) return rc;
     bury(&p->dead, name, uuid);
     finish_drop(p, name, uuid);
@@ -332,6 +343,11 @@ static enum err_code flush(struct engine *e, struct database *db, struct err *er
     return checkpoint_run(db, err);
 }
 
+static void tend(struct engine *e)
+{
+    reserve_restore(self(e)->reserve);
+}
+
 static enum err_code stop(struct engine *e, struct file_cache *cache, bool clean, struct err *err)
 {
     struct persistent *p = self(e);
@@ -339,6 +355,7 @@ static enum err_code stop(struct engine *e, struct file_cache *cache, bool clean
     if (p->catalog && clean) rc = rewrite(p, cache, true, err);
     catalog_close(p->catalog);
     syncer_stop(p->syncer);
+    reserve_close(p->reserve);
     if (p->dir_fd >= 0) close(p->dir_fd);
     mutex_deinit(&p->dead.mu);
     mem_free(p->dead.entries);
@@ -358,6 +375,7 @@ enum err_code engine_persistent_new(const struct service_options *options, struc
         .close = close_database,
         .drop = drop,
         .flush = flush,
+        .tend = tend,
         .stop = stop,
     };
     /* The path itself may be a symbolic link; nothing below it is followed (file_open()). */
@@ -369,6 +387,7 @@ enum err_code engine_persistent_new(const struct service_options *options, struc
     mutex_init(&p->dead.mu, LOCK_LEAF);
     p->dir_fd = dir_fd;
     p->syncer = syncer_start(SYNCER_THREADS);
+    p->reserve = reserve_open(dir_fd);
     *out = &p->engine;
     return ERR_OK;
 }

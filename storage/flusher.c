@@ -165,6 +165,7 @@ static void tend(struct flusher *f)
         database_close_idle_writer(db, IDLE_WRITER_NS);
         file_cache_release(db);
     }
+    if (f->engine->ops->tend) f->engine->ops->tend(f->engine);
     epoch_collect();
 }
 

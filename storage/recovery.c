@@ -92,8 +92,12 @@ enum err_code database_create_files(int dir_fd, const char *name, const uint8_t 
     /* The log first: a file without a log is not trusted. */
     enum err_code rc = wal_remove(dir_fd, name, err);
     if (rc) return rc;
+    struct err ignored;
     rc = make_log(dir_fd, name, uuid, 0, err);
-    if (rc) return rc;
+    if (rc) {
+        if (wal_remove(dir_fd, name, &ignored)) log_warning("%s", ignored.msg);
+        return rc;
+    }
 
     int os_errno = file_unlink(dir_fd, ckpt);
     if (!os_errno) os_errno = file_open(dir_fd, temporary, O_RDWR | O_CREAT | O_TRUNC, &fd);
@@ -104,7 +108,6 @@ enum err_code database_create_files(int dir_fd, const char *name, const uint8_t 
     if (os_errno) {
         rc = err_os(err, os_errno, "create %s", final);
         /* Half a database is none. */
-        struct err ignored;
         if (file_unlink(dir_fd, temporary) || file_unlink(dir_fd, final) ||
             wal_remove(dir_fd, name, &ignored))
             log_warning("cannot clean up after creating \"%s\" failed", name);
@@ -197,8 +200,14 @@ static enum err_code replay_record(void *ctx, const struct disk_wal_record *reco
         !places_are_sane(db, record, rp->ops, &slots, &records_bytes))
         return bad_record(db, record->lsn, err);
 
+    /* As much room as the write took, and no more: the disk may be full. */
+    uint64_t puts = 0;
+    for (uint32_t i = 0; i < record->op_count; i++)
+        puts += rp->ops[i].head.kind == WAL_OP_PUT;
     enum err_code rc = jvdb_file_writable(&db->store->file, err);
-    if (!rc) rc = database_reserve(db, slots, records_bytes, record->op_count, err);
+    if (!rc) rc = database_reserve(db, slots, records_bytes, puts, err);
+    if (rc && reserve_use(db->reserve, err))
+        rc = database_reserve(db, slots, records_bytes, puts, err);
     for (uint32_t i = 0; i < record->op_count; i++)
         rp->ops[i].lsn = record->lsn;
     if (!rc) rc = database_write_rows(db, rp->ops, record->op_count, err);
@@ -271,6 +280,7 @@ enum err_code database_open(int dir_fd, const char *name, const uint8_t uuid[16]
     if (rc) goto out;
 
     db = database_new(name, &(struct schema){.dimension = 1}, dir_fd, host);
+    db->reserve = options->reserve;
     rc = jvdb_file_init(&db->store->file, dir_fd, file_name, uuid, 1, err);
     if (!rc) rc = manifest_read(fd, &sb, &db->store->file, &manifest, err);
     if (rc) goto out;

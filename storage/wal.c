@@ -453,7 +453,8 @@ enum err_code wal_prepare(struct wal *wal, struct err *err)
 {
     if (wal->next.fd >= 0) return ERR_OK;
     struct segment seg = {.fd = -1, .end = WAL_HEADER_BYTES};
-    char file_name[200];
+    char file_name[200], new_name[200];
+    new_segment_name(wal->name, new_name);
     if (getrandom(&seg.salt, sizeof seg.salt, 0) != sizeof seg.salt)
         return err_os(err, errno, "get random numbers");
 
@@ -474,8 +475,6 @@ enum err_code wal_prepare(struct wal *wal, struct err *err)
     } else {
         /* Durable before it has its name: what a power cut leaves of a new file may be anything,
          * and a bad header under that name is taken for damage. */
-        char new_name[200];
-        new_segment_name(wal->name, new_name);
         os_errno = file_open(wal->dir_fd, new_name, O_RDWR | O_CREAT | O_TRUNC, &seg.fd);
         if (!os_errno) os_errno = file_allocate(seg.fd, 0, WAL_PREALLOCATED_BYTES);
         seg.allocated = WAL_PREALLOCATED_BYTES;
@@ -490,6 +489,8 @@ enum err_code wal_prepare(struct wal *wal, struct err *err)
     }
     if (os_errno) {
         file_close(seg.fd);
+        int ignored = file_unlink(wal->dir_fd, new_name); /* it may have taken the last inode */
+        (void)ignored;
         return err_os(err, os_errno, "prepare log segment %s", file_name);
     }
     wal->spares &= ~bit;

@@ -89,6 +89,7 @@ static void a_closed_database_that_could_not_be_dropped_is_flushed_by_a_stop(voi
     }
     assert_false(test_info(svc, "d0").open);
     faults_arm(FAULT_WRITE, 0, ENOSPC);
+    faults.fail_all = true; /* with the reserve given up, too */
     enum err_code rc = service_drop(svc, "d0", &err);
     faults_disarm();
     assert_int_equal(rc, ERR_STORAGE_FULL);
