@@ -31,7 +31,8 @@ static void add_record(struct buf *out, enum catalog_type type, const struct cat
     static const char zeros[8];
     size_t name_bytes = e ? strlen(e->name) : 0;
     size_t options_bytes = e && e->schema.options ? strlen(e->schema.options) : 0;
-    struct disk_catalog_record r = {.type = type, .name_bytes = (uint32_t)name_bytes};
+    struct disk_catalog_record r = {
+        .type = type, .name_bytes = (uint32_t)name_bytes, .format_version = FORMAT_VERSION};
     size_t bytes = (sizeof r + name_bytes + options_bytes + 7) & ~(size_t)7;
     r.bytes = (uint32_t)bytes;
     if (e) {
@@ -61,6 +62,12 @@ static void add_record(struct buf *out, enum catalog_type type, const struct cat
 
 /* ---- reading ---- */
 
+static bool schema_is_sane(const struct disk_schema *s)
+{
+    return s->dimension >= 1 && s->dimension <= DIMENSION_MAX && s->metric < METRIC_COUNT &&
+           s->durability < DURABILITY_COUNT && s->options_bytes <= OPTIONS_BYTES_MAX;
+}
+
 /* The record at `at`, or false: the end, or damage. */
 static bool parse(const char *bytes, uint64_t size, uint64_t at, struct disk_catalog_record *r,
                   struct catalog_entry *e)
@@ -70,6 +77,8 @@ static bool parse(const char *bytes, uint64_t size, uint64_t at, struct disk_cat
     uint64_t texts = (uint64_t)r->name_bytes + r->schema.options_bytes;
     if (r->bytes < sizeof *r || r->bytes > size - at || r->bytes % 8 ||
         texts > r->bytes - sizeof *r || r->name_bytes > NAME_BYTES_MAX ||
+        r->format_version != FORMAT_VERSION ||
+        (r->type == CATALOG_DATABASE && !schema_is_sane(&r->schema)) ||
         crc32c(0, bytes + at + sizeof r->crc, r->bytes - sizeof r->crc) != r->crc)
         return false;
     *e = (struct catalog_entry){
@@ -153,7 +162,16 @@ static enum err_code read_all(struct catalog *c, uint64_t size, catalog_entry_fn
         mem_free(bytes);
         return ERR_OK;
     }
-    if (head.format_version != FORMAT_VERSION) {
+    struct disk_catalog_record r;
+    struct catalog_entry e;
+    bool known = head.format_version == FORMAT_VERSION, header_is_bad = !known;
+    /* The records say it again, with a checksum. */
+    if (!known && parse(bytes, size, sizeof head, &r, &e)) {
+        mem_free(e.schema.options);
+        log_warning("the header of the catalog is damaged; its records are not");
+        known = true;
+    }
+    if (!known) {
         mem_free(bytes);
         return err_set(err, ERR_QUARANTINED,
                        CATALOG_NAME " has format version %" PRIu32
@@ -163,8 +181,6 @@ static enum err_code read_all(struct catalog *c, uint64_t size, catalog_entry_fn
     struct parsed *all = NULL;
     size_t count = 0, cap = 0;
     uint64_t at = sizeof head;
-    struct disk_catalog_record r;
-    struct catalog_entry e;
     while (at < size && parse(bytes, size, at, &r, &e)) {
         at += r.bytes;
         *was_clean = r.type == CATALOG_CLEAN;
@@ -184,6 +200,8 @@ static enum err_code read_all(struct catalog *c, uint64_t size, catalog_entry_fn
     if (at < size) {
         log_warning("the catalog is torn or damaged at byte %" PRIu64 "; the files fill the gap",
                     at);
+    }
+    if (at < size || header_is_bad) {
         *was_clean = false;
         *was_lost = true;
     }

@@ -130,7 +130,7 @@ static_assert(sizeof(struct slot) == 64, "slot");
 
 /* Region "records": bytes, append-only.  A record may straddle extents. */
 struct disk_record {
-    uint32_t crc; /* of the rest of the head and of both texts */
+    uint32_t crc; /* of its place (slot.record_at), of the rest of the head and of both texts */
     uint32_t text_bytes;
     uint32_t metadata_bytes;
     uint32_t reserved;
@@ -261,7 +261,7 @@ struct disk_catalog_record {
     uint64_t file_bytes;
     uint64_t last_lsn;
     uint32_t flags;
-    uint32_t reserved;
+    uint32_t format_version;   /* again, and here with a checksum */
     struct disk_schema schema; /* then the name, the options' text, and padding to 8 */
 };
 static_assert(sizeof(struct disk_catalog_record) == 96, "catalog record");

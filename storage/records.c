@@ -12,12 +12,10 @@ uint64_t records_size(uint32_t text_bytes, uint32_t metadata_bytes)
     return (bytes + 7) & ~(uint64_t)7;
 }
 
-static uint32_t record_crc(const struct disk_record *head, const char *text, const char *metadata)
+uint32_t records_head_crc(uint64_t record_at, const struct disk_record *head)
 {
-    uint32_t crc =
-        crc32c(0, &head->text_bytes, sizeof *head - offsetof(struct disk_record, text_bytes));
-    crc = crc32c(crc, text, head->text_bytes);
-    return crc32c(crc, metadata, head->metadata_bytes);
+    uint32_t crc = crc32c(0, &record_at, sizeof record_at);
+    return crc32c(crc, &head->text_bytes, sizeof *head - offsetof(struct disk_record, text_bytes));
 }
 
 enum err_code records_write(struct jvdb_file *f, uint64_t record_at, uint64_t lsn, const char *text,
@@ -27,7 +25,9 @@ enum err_code records_write(struct jvdb_file *f, uint64_t record_at, uint64_t ls
     static const char zeros[8];
     struct disk_record head = {
         .text_bytes = text_bytes, .metadata_bytes = metadata_bytes, .lsn = lsn};
-    head.crc = record_crc(&head, text, metadata);
+    head.crc = records_head_crc(record_at, &head);
+    head.crc = crc32c(head.crc, text, text_bytes);
+    head.crc = crc32c(head.crc, metadata, metadata_bytes);
 
     uint64_t size = records_size(text_bytes, metadata_bytes);
     uint64_t padding = size - sizeof head - text_bytes - metadata_bytes;
@@ -100,8 +100,7 @@ static bool record_is_intact(struct jvdb_file *f, uint64_t record_at,
     if (jvdb_file_is_checked(f, REGION_RECORDS, record_at - 1)) return true;
     uint64_t at = record_at - 1 + sizeof *head;
     uint64_t end = at + head->text_bytes + head->metadata_bytes;
-    uint32_t crc =
-        crc32c(0, &head->text_bytes, sizeof *head - offsetof(struct disk_record, text_bytes));
+    uint32_t crc = records_head_crc(record_at, head);
     while (at < end) {
         const char *piece = jvdb_file_read(f, REGION_RECORDS, at);
         uint64_t run = region_run(&f->shapes[REGION_RECORDS], at);

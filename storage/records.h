@@ -14,6 +14,10 @@
 /* Bytes that a record takes, a multiple of 8. */
 uint64_t records_size(uint32_t text_bytes, uint32_t metadata_bytes);
 
+/* The checksum of a record up to its texts, which follow: of the place, so that a record that a
+ * misdirected write or a stale block put elsewhere does not pass, and of its head. */
+uint32_t records_head_crc(uint64_t record_at, const struct disk_record *head);
+
 /* Writer: write a record at address `record_at`; its bytes are in extents already. */
 MUST_CHECK enum err_code records_write(struct jvdb_file *f, uint64_t record_at, uint64_t lsn,
                                        const char *text, uint32_t text_bytes, const char *metadata,

@@ -178,7 +178,7 @@ static const struct field fields[] = {
     FIELD(disk_catalog_record, file_bytes),
     FIELD(disk_catalog_record, last_lsn),
     FIELD(disk_catalog_record, flags),
-    FIELD(disk_catalog_record, reserved),
+    FIELD(disk_catalog_record, format_version),
     FIELD(disk_catalog_record, schema),
 };
 enum { FIELD_COUNT = sizeof fields / sizeof *fields };

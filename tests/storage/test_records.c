@@ -204,6 +204,23 @@ static void every_flipped_bit_is_refused(void **state)
     }
 }
 
+static void a_record_that_lies_elsewhere_is_refused(void **state)
+{
+    struct fixture *fx = *state;
+    struct err err;
+    struct arena pieces = {0};
+    struct record got;
+    uint8_t bytes[64];
+    grow(fx, 4096);
+    write_record(fx, 0, 0, 32);
+    write_record(fx, 64, 0, 32);
+    assert_int_equal(file_read(fx->f.fd, bytes, sizeof bytes, file_offset(fx, 64)), 0);
+    assert_int_equal(file_write(fx->f.fd, bytes, sizeof bytes, file_offset(fx, 0)), 0);
+    assert_int_equal(records_read(&fx->f, 1, &pieces, &got, &err), ERR_CORRUPT);
+    check_record(fx, 64, 0, 32);
+    arena_free(&pieces);
+}
+
 static void an_address_that_is_none_is_refused(void **state)
 {
     struct fixture *fx = *state;
@@ -279,6 +296,7 @@ int main(void)
         TEST(the_longest_record_may_span_many_extents),
         TEST(empty_texts_are_records_too),
         TEST(every_flipped_bit_is_refused),
+        TEST(a_record_that_lies_elsewhere_is_refused),
         TEST(an_address_that_is_none_is_refused),
         TEST(a_reader_keeps_its_bytes_when_the_file_outgrows_its_mapping),
         TEST(growth_moves_nothing),
