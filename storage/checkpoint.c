@@ -157,7 +157,7 @@ static int ckpt_check(int fd, struct disk_ckpt_header *h, struct disk_ckpt_foote
     os_errno = file_read(fd, h, sizeof *h, 0);
     if (!os_errno) os_errno = file_read(fd, f, sizeof *f, size - sizeof *f);
     if (os_errno) return os_errno;
-    if (memcmp(h->magic, CKPT_MAGIC, sizeof h->magic) != 0 || h->format_version != FORMAT_VERSION ||
+    if (memcmp(h->magic, CKPT_MAGIC, sizeof h->magic) != 0 ||
         memcmp(f->magic, CKPT_MAGIC, sizeof f->magic) != 0 || f->bytes != size ||
         f->block_count > size / BLOCK_BYTES ||
         BLOCK_BYTES + f->block_count * (BLOCK_BYTES + sizeof(uint64_t)) + sizeof *f != size)
@@ -222,6 +222,12 @@ enum err_code checkpoint_apply_leftover(int dir_fd, const char *name, int jvdb_f
     if (os_errno) goto out;
 
     bool ours = complete && memcmp(h.uuid, sb->uuid, sizeof h.uuid) == 0;
+    if (ours && h.format_version != FORMAT_VERSION) {
+        rc = err_set(err, ERR_QUARANTINED,
+                     "%s has format version %" PRIu32 "; this program reads version %d", file_name,
+                     h.format_version, FORMAT_VERSION);
+        goto out;
+    }
     if (ours && h.generation > sb->generation + 1) {
         rc = wal_older_copy(name, sb->lsn, h.lsn, err);
         goto out;

@@ -33,6 +33,9 @@ struct engine_ops {
     enum err_code (*open)(struct engine *e, const char *name, const uint8_t uuid[16],
                           const struct schema *schema, struct open_hints hints,
                           const struct database_host *host, struct database **out, struct err *err);
+    /* Does the file of a closed database stand at this LSN, as the catalog says?  Reads a block or
+     * two.  NULL: an engine without files. */
+    bool (*is_at)(struct engine *e, const char *name, const uint8_t uuid[16], uint64_t lsn);
     /* Nobody uses it any more.  With `keep_log`, a database with a small log may close without a
      * checkpoint.  Frees db whatever happens; *has_log: its log must be replayed at the next open.
      */

@@ -306,14 +306,31 @@ static enum err_code open_database(struct engine *e, const char *name, const uin
     return database_open(p->dir_fd, name, uuid, &options, host, out, err);
 }
 
+static bool is_at(struct engine *e, const char *name, const uint8_t uuid[16], uint64_t lsn)
+{
+    char file_name[200];
+    struct disk_superblock sb;
+    struct err ignored;
+    int fd = -1;
+    bool alike;
+    snprintf(file_name, sizeof file_name, "%s.jvdb", name);
+    if (file_open(self(e)->dir_fd, file_name, O_RDONLY, &fd)) return false;
+    bool good = superblock_read(fd, file_name, &sb, &alike, &ignored) == ERR_OK && sb.lsn == lsn &&
+                memcmp(sb.uuid, uuid, sizeof sb.uuid) == 0;
+    file_close(fd);
+    return good;
+}
+
 static enum err_code close_database(struct engine *e, struct database *db, bool keep_log,
                                     bool *has_log, struct err *err)
 {
     (void)e;
     enum err_code rc = ERR_OK;
-    /* Each opening that writes adds a segment. */
-    if (!keep_log || wal_bytes(db->wal) > KEPT_LOG_BYTES_MAX ||
-        wal_segments(db->wal) >= WAL_SEGMENTS_MANY)
+    /* What is quarantined stays as it is, and was reported.  Each opening that writes adds a
+     * segment. */
+    bool damaged = atomic_load(&db->failed) == ERR_QUARANTINED;
+    if (!damaged && (!keep_log || wal_bytes(db->wal) > KEPT_LOG_BYTES_MAX ||
+                     wal_segments(db->wal) >= WAL_SEGMENTS_MANY))
         rc = keep_log ? checkpoint_run(db, err) : checkpoint_close(db, err);
     *has_log = database_is_dirty(db);
     /* What periodic durability has not synced yet must not hang on a closed log. */
@@ -372,6 +389,7 @@ enum err_code engine_persistent_new(const struct service_options *options, struc
         .load = load,
         .create = create,
         .open = open_database,
+        .is_at = is_at,
         .close = close_database,
         .drop = drop,
         .flush = flush,

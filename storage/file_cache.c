@@ -25,8 +25,9 @@
 enum {
     WAIT_FOR_ROOM_S = 5, /* then 503 overloaded                                           */
     CLOSE_THREADS = 8,
-    KEPT_LOGS_MAX = 256,  /* closed databases that a crash may leave to be replayed        */
-    EVICTION_RING = 4096, /* times of the last evictions, for the rate over a minute       */
+    KEPT_LOGS_MAX = 256,    /* closed databases that a crash may leave to be replayed        */
+    INLINE_CHECKS_MAX = 16, /* files looked at (check_counts()) on a thread that must not wait */
+    EVICTION_RING = 4096,   /* times of the last evictions, for the rate over a minute       */
 };
 
 #define FOUND_IN_USE "damage was found while it was in use; the server's log says where"
@@ -41,7 +42,8 @@ struct entry {
     struct open_hints hints;
     bool quarantined;
     char reason[sizeof((struct err *)0)->msg];
-    bool has_file; /* seen by the start's scan */
+    bool has_file;  /* seen by the start's scan */
+    bool unchecked; /* counts are the catalog's; nobody has looked whether the file is that one */
     size_t pins;
     struct database *db;
     struct entry *newer, *older; /* in the LRU, while OPEN */
@@ -303,6 +305,7 @@ static enum err_code open_entry(struct file_cache *c, struct entry *e, struct er
     db->owner = e;
     e->db = db;
     e->state = OPEN;
+    e->unchecked = false;
     e->hints = (struct open_hints){.lsn_is_known = true, .reopened = true};
     e->pins = 1;
     lru_push(c, e);
@@ -383,6 +386,7 @@ enum err_code file_cache_add(struct file_cache *c, const struct cache_entry *ent
     } else {
         struct entry *e = insert(c, entry);
         e->hints.lsn_is_known = entry->counts_known;
+        e->unchecked = entry->counts_known && c->engine->ops->is_at;
         if (e->info.has_log) c->kept_logs++;
         if (quarantine) {
             e->quarantined = true;
@@ -616,6 +620,24 @@ static bool fill_info(struct entry *e, struct database_info *info)
     return true;
 }
 
+/* The catalog may be older than the file, put back by hand or by a write that was lost: then its
+ * counts are not those of the file, which must be opened to know.  The lock is released meanwhile.
+ */
+static void check_counts(struct file_cache *c, struct entry *e)
+{
+    struct cache_entry info = e->info;
+    mutex_unlock(&c->mu);
+    bool good = c->engine->ops->is_at(c->engine, info.name, info.uuid, info.last_lsn);
+    mutex_lock(&c->mu);
+    e = find(c, info.name);
+    if (!e || !e->unchecked || memcmp(e->info.uuid, info.uuid, sizeof info.uuid) != 0) return;
+    e->unchecked = false;
+    if (good) return;
+    log_warning("database \"%s\": the catalog does not know its last state", info.name);
+    e->info.counts_known = false;
+    e->hints.lsn_is_known = false;
+}
+
 enum err_code file_cache_info(struct file_cache *c, const char *name, bool may_block,
                               struct database_info *info, struct err *err)
 {
@@ -623,10 +645,13 @@ enum err_code file_cache_info(struct file_cache *c, const char *name, bool may_b
         mutex_lock(&c->mu);
         struct entry *e = find(c, name);
         bool exists = e && !e->dropping && e->state != MAKING;
-        bool filled = exists && fill_info(e, info);
+        bool checking = exists && e->unchecked && e->state == CLOSED && !e->quarantined;
+        if (checking) check_counts(c, e);
+        bool filled = exists && !checking && fill_info(e, info);
         mutex_unlock(&c->mu);
         if (!exists) return not_found(name, err);
         if (filled) return ERR_OK;
+        if (checking) continue;
 
         struct database *db;
         enum err_code rc = file_cache_acquire(c, name, may_block, &db, err);
@@ -643,6 +668,7 @@ enum err_code file_cache_list(struct file_cache *c, const char *after, const cha
 {
     size_t prefix_bytes = prefix ? strlen(prefix) : 0, cap = 0;
     char(*names)[NAME_BYTES_MAX + 1] = NULL;
+    struct database_info *list = NULL;
     enum err_code rc = ERR_OK;
     *infos = NULL;
     *count = *total = 0;
@@ -650,7 +676,7 @@ enum err_code file_cache_list(struct file_cache *c, const char *after, const cha
 
     /* Names first: filling one may open a database, which cannot be done under the lock. */
     mutex_lock(&c->mu);
-    size_t first = prefix_bytes ? lower_bound(c, prefix) : 0, wanted = 0;
+    size_t first = prefix_bytes ? lower_bound(c, prefix) : 0, wanted = 0, unchecked = 0;
     names = mem_try((c->count + 1) * sizeof *names);
     for (size_t i = first; i < c->count && names; i++) {
         struct entry *e = c->entries[i];
@@ -658,13 +684,19 @@ enum err_code file_cache_list(struct file_cache *c, const char *after, const cha
         if (e->state == MAKING || e->dropping) continue;
         ++*total;
         if (after && strcmp(e->info.name, after) <= 0) continue;
-        if (wanted == limit)
+        if (wanted == limit) {
             *more = true;
-        else
-            memcpy(names[wanted++], e->info.name, sizeof names[0]);
+            continue;
+        }
+        memcpy(names[wanted++], e->info.name, sizeof names[0]);
+        unchecked += e->unchecked;
     }
     mutex_unlock(&c->mu);
-    struct database_info *list = mem_try((wanted + 1) * sizeof *list);
+    if (!may_block && unchecked > INLINE_CHECKS_MAX) {
+        rc = err_set(err, ERR_WOULD_BLOCK, "many files must be looked at");
+        goto out;
+    }
+    list = mem_try((wanted + 1) * sizeof *list);
     if (!names || !list) {
         rc = err_set(err, ERR_NOMEM, "out of memory for a list of databases");
         goto out;

@@ -83,6 +83,7 @@ static void flush_some(void *ctx)
             rc = r->f->engine->ops->flush(r->f->engine, db, &err);
             file_cache_release(db);
         }
+        if (rc == ERR_QUARANTINED) continue;
         mutex_lock(&r->mu);
         if (rc && !r->rc) {
             r->rc = rc;
