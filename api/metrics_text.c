@@ -136,7 +136,8 @@ void metrics_write(struct api_app *app, struct buf *out)
     put_gauge(out, "flush_duration_ms", "Duration of the last flush in milliseconds",
               s.last_flush_ms);
     put_gauge(out, "pending_index_vectors", "Vectors that wait to be linked into an index", 0);
-    put_gauge(out, "scrub_progress_ratio", "Progress of the current scrub", 0);
+    put_gauge(out, "scrub_progress_ratio", "Progress of the current scrub; 1 between two",
+              s.scrub_progress);
     put_gauge(out, "disk_free_bytes", "Free bytes of the file system below the data directory",
               (double)s.disk_free_bytes);
     put_gauge(out, "resident_memory_bytes", "Resident memory of the process",

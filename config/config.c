@@ -77,6 +77,7 @@ static const struct {
     const char *mode, *name, *text;
 } presets[] = {
     {"high_safety", "persistence.flush_interval_seconds", "60"},
+    {"high_safety", "persistence.scrub_interval_seconds", "302400"},
     {"high_throughput", "persistence.flush_interval_seconds", "600"},
     {"high_throughput", "persistence.durability", "periodic"},
     {"high_throughput", "persistence.wal_bytes_max", "1073741824"},

@@ -68,6 +68,8 @@ static struct service_options service_options_of(const struct config *c)
         .wal_sync_interval_ms = (uint32_t)c->persistence_wal_sync_interval_ms,
         .wal_bytes_max = c->persistence_wal_bytes_max,
         .compact_percent = (uint32_t)c->persistence_compact_percent,
+        .scrub_interval_seconds = c->persistence_scrub_interval_seconds,
+        .scrub_bytes_per_second = c->persistence_scrub_bytes_per_second,
     };
 }
 

@@ -739,6 +739,16 @@ enum err_code checkpoint_run(struct database *db, struct err *err)
     return rc;
 }
 
+enum err_code checkpoint_rewrite(struct database *db, struct err *err)
+{
+    if (!db->wal) return ERR_OK;
+    enum err_code rc = checkpoint_lock(db, err);
+    if (rc) return rc;
+    rc = run_locked(db, err);
+    mutex_unlock(&db->checkpoint_mu);
+    return rc;
+}
+
 enum err_code checkpoint_close(struct database *db, struct err *err)
 {
     if (!db->wal) return ERR_OK;

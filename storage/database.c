@@ -95,9 +95,16 @@ void database_free(struct database *db)
 
 void database_quarantine(struct database *db, const struct err *err)
 {
+    if (atomic_load(&db->failed) != ERR_OK || atomic_exchange(&db->reason_taken, true)) return;
+    /* It will stand behind the name of the database: not twice. */
+    char own[NAME_BYTES_MAX + 16];
+    int len = snprintf(own, sizeof own, "database \"%s\": ", db->name);
+    bool named = strncmp(err->msg, own, (size_t)len) == 0;
+    snprintf(db->reason, sizeof db->reason, "%s", err->msg + (named ? len : 0));
     int expected = ERR_OK;
+    /* Pairs with database_check_readable(). */
     if (atomic_compare_exchange_strong(&db->failed, &expected, ERR_QUARANTINED))
-        log_error("database \"%s\" is quarantined: %s", db->name, err->msg);
+        log_error("database \"%s\" is quarantined: %s", db->name, db->reason);
 }
 
 enum err_code database_damaged(struct database *db, const char *what, struct err *err)
@@ -122,8 +129,8 @@ enum err_code database_check_read(struct database *db, struct jvdb_file *file, e
 enum err_code database_check_readable(struct database *db, struct err *err)
 {
     if (atomic_load_explicit(&db->failed, memory_order_acquire) != ERR_QUARANTINED) return ERR_OK;
-    return err_set(err, ERR_QUARANTINED, "database \"%s\" is damaged; the server's log says where",
-                   db->name);
+    return err_set(err, ERR_QUARANTINED, "database \"%s\" is quarantined: %s", db->name,
+                   db->reason);
 }
 
 enum err_code database_check_writable(struct database *db, struct err *err)

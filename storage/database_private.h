@@ -82,6 +82,9 @@ struct database {
 
     /* ERR_OK, ERR_READ_ONLY or ERR_QUARANTINED: what every later write (or call) gets. */
     _Atomic int failed;
+    /* Why it is quarantined; written once, before `failed` says so. */
+    _Atomic bool reason_taken;
+    char reason[sizeof((struct err *)0)->msg];
 
     struct {
         uint64_t wasteful_since_ns, not_before_ns;

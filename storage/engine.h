@@ -13,6 +13,7 @@
 
 struct engine {
     const struct engine_ops *ops;
+    int dir_fd; /* of the files; -1: in memory */
 };
 
 struct open_hints {

@@ -77,5 +77,6 @@ struct engine *engine_memory_new(void)
     };
     struct engine *e = mem_new(struct engine);
     e->ops = &ops;
+    e->dir_fd = -1;
     return e;
 }

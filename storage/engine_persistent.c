@@ -403,7 +403,7 @@ enum err_code engine_persistent_new(const struct service_options *options, struc
     struct persistent *p = mem_new(struct persistent);
     p->engine.ops = &ops;
     mutex_init(&p->dead.mu, LOCK_LEAF);
-    p->dir_fd = dir_fd;
+    p->engine.dir_fd = p->dir_fd = dir_fd;
     p->syncer = syncer_start(SYNCER_THREADS);
     p->reserve = reserve_open(dir_fd);
     *out = &p->engine;

@@ -30,8 +30,6 @@ enum {
     EVICTION_RING = 4096,   /* times of the last evictions, for the rate over a minute       */
 };
 
-#define FOUND_IN_USE "damage was found while it was in use; the server's log says where"
-
 enum entry_state { MAKING, CLOSED, OPENING, OPEN, CLOSING };
 
 struct entry {
@@ -157,6 +155,7 @@ static enum err_code close_entry(struct file_cache *c, struct entry *e, bool kee
     lru_remove(c, e);
     remember_counts(e);
     bool failed = atomic_load(&db->failed) == ERR_QUARANTINED;
+    if (failed) snprintf(e->reason, sizeof e->reason, "%s", db->reason);
     bool has_log = false;
     mutex_unlock(&c->mu);
     enum err_code rc = c->engine->ops->close(c->engine, db, keep_log, &has_log, err);
@@ -168,8 +167,9 @@ static enum err_code close_entry(struct file_cache *c, struct entry *e, bool kee
     if (failed || rc == ERR_READ_ONLY) {
         /* Opened again it would forget that. */
         e->quarantined = true;
-        snprintf(e->reason, sizeof e->reason, "%s",
-                 failed ? FOUND_IN_USE : "it could not be written to disk; restart the server");
+        if (!failed)
+            snprintf(e->reason, sizeof e->reason,
+                     "it could not be written to disk; restart the server");
     }
     assert(c->open_files > 0);
     c->open_files--;
@@ -262,7 +262,7 @@ static bool is_quarantined(const struct entry *e)
 static enum err_code quarantined(const struct entry *e, struct err *err)
 {
     return err_set(err, ERR_QUARANTINED, "database \"%s\" is quarantined: %s", e->info.name,
-                   e->quarantined ? e->reason : FOUND_IN_USE);
+                   e->quarantined ? e->reason : e->db->reason);
 }
 
 /* Open a CLOSED entry; the lock is released meanwhile.  On success it is OPEN with one pin. */
@@ -522,6 +522,61 @@ bool file_cache_is_known(struct file_cache *c, const char *name)
     return known;
 }
 
+bool file_cache_next_sound(struct file_cache *c, const char *after, struct cache_entry *entry)
+{
+    bool found = false;
+    mutex_lock(&c->mu);
+    for (size_t i = behind(c, after); i < c->count && !found; i++) {
+        struct entry *e = c->entries[i];
+        if (e->state == MAKING || e->dropping || is_quarantined(e)) continue;
+        if (e->state == OPEN) remember_counts(e);
+        *entry = e->info;
+        found = true;
+    }
+    mutex_unlock(&c->mu);
+    return found;
+}
+
+bool file_cache_peek(struct file_cache *c, const char *name, struct cache_entry *entry,
+                     struct database **db)
+{
+    bool found = false;
+    *db = NULL;
+    mutex_lock(&c->mu);
+    for (;;) {
+        struct entry *e = find(c, name);
+        if (!e || e->state == MAKING || e->dropping) break;
+        if (e->state == OPENING || e->state == CLOSING) {
+            mutex_wait(&c->changed, &c->mu);
+            continue;
+        }
+        if (e->state == OPEN) {
+            remember_counts(e);
+            e->pins++;
+            *db = e->db;
+        }
+        *entry = e->info;
+        found = true;
+        break;
+    }
+    mutex_unlock(&c->mu);
+    return found;
+}
+
+void file_cache_quarantine(struct file_cache *c, const char *name, const uint8_t uuid[16],
+                           const char *reason)
+{
+    mutex_lock(&c->mu);
+    struct entry *e = find(c, name);
+    if (e && !e->dropping && e->state == CLOSED && !e->quarantined &&
+        memcmp(e->info.uuid, uuid, sizeof e->info.uuid) == 0) {
+        e->quarantined = true;
+        snprintf(e->reason, sizeof e->reason, "%s", reason);
+        log_error("database \"%s\" is quarantined: %s", e->info.name, e->reason);
+    }
+    mutex_unlock(&c->mu);
+}
+
 bool file_cache_has_file(struct file_cache *c, const char *name)
 {
     mutex_lock(&c->mu);
@@ -597,7 +652,7 @@ static bool fill_info(struct entry *e, struct database_info *info)
     snprintf(info->name, sizeof info->name, "%s", e->info.name);
     if (info->quarantined)
         snprintf(info->reason, sizeof info->reason, "%s",
-                 e->quarantined ? e->reason : FOUND_IN_USE);
+                 e->quarantined ? e->reason : e->db->reason);
     if (e->state == OPEN) {
         struct database *db = e->db;
         remember_counts(e);

@@ -56,6 +56,17 @@ bool file_cache_next_open(struct file_cache *c, const char *after, struct databa
 bool file_cache_next_entry(struct file_cache *c, const char *after, bool has_log_only,
                            struct cache_entry *entry);
 
+/* The same for those that are not quarantined, open or not. */
+bool file_cache_next_sound(struct file_cache *c, const char *after, struct cache_entry *entry);
+/* Copy one entry; *db is pinned if it is open (file_cache_release()), else NULL: it is not opened
+ * for this.  False: there is none. */
+bool file_cache_peek(struct file_cache *c, const char *name, struct cache_entry *entry,
+                     struct database **db);
+/* Damage was found in the files of a database that is closed: it is not to be opened.  If it was
+ * opened meanwhile, nothing happens. */
+void file_cache_quarantine(struct file_cache *c, const char *name, const uint8_t uuid[16],
+                           const char *reason);
+
 /* For the engine's start and stop. */
 bool file_cache_is_known(struct file_cache *c, const char *name);
 /* The file of `name` was found: false if no such entry is in the table. */

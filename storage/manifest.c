@@ -8,8 +8,6 @@
 #include "storage/base/file.h"
 #include "storage/base/mem.h"
 
-enum { MANIFEST_BYTES_MAX = 1 << 30, FEATURES_KNOWN = 0 };
-
 void manifest_deinit(struct manifest *m)
 {
     mem_free(m->schema.options);
@@ -82,7 +80,7 @@ void manifest_encode(struct jvdb_file *f, const struct schema *schema,
     mem_free(zeros);
 }
 
-static uint32_t superblock_crc(const struct disk_superblock *sb)
+uint32_t superblock_crc(const struct disk_superblock *sb)
 {
     return crc32c(0, sb, offsetof(struct disk_superblock, crc));
 }
@@ -274,9 +272,9 @@ static bool counts_are_sane(struct jvdb_file *f, const struct disk_counts *c)
            (c->index_root == 0) == (c->index_levels == 0);
 }
 
-/* Walk the records.  `f` NULL: only the schema and the counts. */
-static bool parse(const uint8_t *bytes, const struct disk_superblock *sb, struct jvdb_file *f,
-                  uint64_t *extents[REGION_COUNT], struct manifest *m)
+/* Walk the records. */
+bool manifest_parse(const uint8_t *bytes, const struct disk_superblock *sb, struct jvdb_file *f,
+                    uint64_t *extents[REGION_COUNT], struct manifest *m)
 {
     struct disk_manifest head;
     memcpy(&head, bytes, sizeof head);
@@ -359,7 +357,7 @@ enum err_code manifest_read(int fd, const struct disk_superblock *sb, struct jvd
                        f->file_name, size, sb->file_bytes);
     *m = (struct manifest){0};
     enum err_code rc = ERR_OK;
-    if (!manifest_is_intact(fd, sb, &bytes) || !parse(bytes, sb, f, extents, m)) {
+    if (!manifest_is_intact(fd, sb, &bytes) || !manifest_parse(bytes, sb, f, extents, m)) {
         rc = refused(f->file_name, m, err);
         goto out;
     }
@@ -388,7 +386,7 @@ enum err_code manifest_peek(int fd, const char *file_name, const struct disk_sup
 {
     uint8_t *bytes = NULL;
     *m = (struct manifest){0};
-    bool good = manifest_is_intact(fd, sb, &bytes) && parse(bytes, sb, NULL, NULL, m);
+    bool good = manifest_is_intact(fd, sb, &bytes) && manifest_parse(bytes, sb, NULL, NULL, m);
     mem_free(bytes);
     if (good) return ERR_OK;
     manifest_deinit(m);

@@ -18,6 +18,7 @@ struct manifest {
     bool is_newer; /* it has a required record that is not known here */
 };
 void manifest_deinit(struct manifest *m);
+enum { MANIFEST_BYTES_MAX = 1 << 30 };
 
 /* Append the manifest of the file as it is now to *out, padded to whole blocks; *sums_at is where
  * the checksums of REGION_SUMS' blocks go (sums_count words, zero for now): fill them in, then
@@ -42,5 +43,15 @@ MUST_CHECK enum err_code manifest_read(int fd, const struct disk_superblock *sb,
 MUST_CHECK enum err_code manifest_peek(int fd, const char *file_name,
                                        const struct disk_superblock *sb, struct manifest *m,
                                        struct err *err);
+
+/* ---- for image.c, which reads files that may be damaged ---- */
+
+uint32_t superblock_crc(const struct disk_superblock *sb);
+/* What `sb->manifest_bytes` bytes say, if they make sense as the manifest of `sb`; no checksum is
+ * compared here.  Fills *m and, of a zeroed `f`, the shapes, extent counts, space and sums;
+ * `extents` get arrays (mem_free()) whatever the result.  `f` and `extents` may be NULL: only the
+ * schema and the counts.  False: they make none, or m->is_newer. */
+bool manifest_parse(const uint8_t *bytes, const struct disk_superblock *sb, struct jvdb_file *f,
+                    uint64_t *extents[REGION_COUNT], struct manifest *m);
 
 #endif

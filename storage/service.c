@@ -16,6 +16,9 @@
 #include "storage/compactor.h"
 #include "storage/engine.h"
 #include "storage/flusher.h"
+#include "storage/scrub.h"
+
+enum { FIRST_SCRUB_MS_MAX = 3600 * 1000 };
 
 struct service {
     struct engine *engine;
@@ -23,6 +26,7 @@ struct service {
     struct flusher *flusher;
     struct compactor *compactor; /* may be NULL */
     _Atomic bool interrupted;
+    struct scrub *scrub;
     bool is_persistent;
     uint32_t flush_interval_seconds;
     char *storage_path;
@@ -46,6 +50,14 @@ enum err_code service_open(const struct service_options *options, struct service
     if (rc) goto out;
     s->flusher = flusher_start(s->engine, s->cache, options);
     s->compactor = compactor_start(s->cache, options->compact_percent);
+    /* Not at once: a start has better things to do. */
+    uint64_t interval_ms = options->scrub_interval_seconds * 1000;
+    struct scrub_options scrub = {
+        .interval_ms = interval_ms,
+        .first_ms = interval_ms < FIRST_SCRUB_MS_MAX ? interval_ms : FIRST_SCRUB_MS_MAX,
+        .bytes_per_second = options->scrub_bytes_per_second,
+    };
+    s->scrub = scrub_start(s->engine, s->cache, &scrub);
     *out = s;
     return ERR_OK;
 out:
@@ -66,6 +78,7 @@ enum err_code service_close(struct service *s, struct err *err)
     double ms;
     service_interrupt(s);
     compactor_stop(s->compactor);
+    scrub_stop(s->scrub);
     flusher_stop(s->flusher);
     enum err_code rc = flusher_flush_all(s->flusher, &flushed, &ms, err);
     flusher_free(s->flusher);
@@ -247,6 +260,31 @@ void service_interrupt(struct service *s)
     compactor_interrupt(s->compactor);
 }
 
+/* ---- verify ---- */
+
+static bool goes_on(void *ctx, uint64_t bytes)
+{
+    (void)bytes;
+    struct service *s = ctx;
+    return !atomic_load_explicit(&s->interrupted, memory_order_relaxed);
+}
+
+enum err_code service_verify(struct service *s, const char *name, struct verify_result *r,
+                             bool *quarantined, struct err *err)
+{
+    struct database *db;
+    /* Opened once: a checkpoint that a stop interrupted is finished, and what opening finds wrong
+     * is said as it always is. */
+    enum err_code rc = service_acquire(s, name, true, &db, err);
+    if (rc) return rc;
+    rc = database_check_readable(db, err);
+    file_cache_release(db);
+    if (!rc) rc = scrub_database(s->engine, s->cache, name, goes_on, s, r, quarantined, err);
+    if (!rc && !r->complete)
+        rc = err_set(err, ERR_SHUTTING_DOWN, "the verification of \"%s\" was interrupted", name);
+    return rc;
+}
+
 /* ---- statistics ---- */
 
 void service_stats(struct service *s, struct service_stats *stats)
@@ -254,6 +292,7 @@ void service_stats(struct service *s, struct service_stats *stats)
     *stats = (struct service_stats){.flush_interval_seconds = s->flush_interval_seconds};
     file_cache_stats(s->cache, stats);
     stats->flushes = stat_get(STAT_FLUSHES);
+    stats->scrub_progress = scrub_progress(s->scrub);
     flusher_last(s->flusher, &stats->last_flush_at_ms, &stats->last_flush_ms);
     struct statvfs fs;
     if (s->is_persistent && statvfs(s->storage_path, &fs) == 0) {

@@ -22,6 +22,8 @@ struct service_options {
     uint32_t wal_sync_interval_ms;   /* periodic durability */
     uint64_t wal_bytes_max;          /* per database, before a checkpoint is forced */
     uint32_t compact_percent; /* of a file that may be dead before it is compacted; 0: never */
+    uint64_t scrub_interval_seconds; /* 0: no scrub */
+    uint64_t scrub_bytes_per_second;
 };
 
 /* Everything after the directory lock (server/daemon.c).  ERR_IO and friends name the path. */
@@ -91,6 +93,14 @@ MUST_CHECK enum err_code service_compact(struct service *svc, const char *name,
 /* The end is near: whatever takes long and can be done again gives up.  Any thread. */
 void service_interrupt(struct service *svc);
 
+/* Compare every byte of a database's files with its checksums, without blocking anybody (verify.h).
+ * Damage quarantines the database, unless memory could put it right; *quarantined: it is now.
+ * Blocks; ERR_SHUTTING_DOWN after service_interrupt(). */
+struct verify_result;
+MUST_CHECK enum err_code service_verify(struct service *svc, const char *name,
+                                        struct verify_result *r, bool *quarantined,
+                                        struct err *err);
+
 struct service_stats {
     uint64_t databases, vectors, quarantined;
     uint64_t bytes;     /* of all .jvdb files (persistent) or of memory (in-memory) */
@@ -102,6 +112,7 @@ struct service_stats {
     double last_flush_ms;
     uint64_t last_flush_at_ms;
     uint32_t flush_interval_seconds;
+    double scrub_progress; /* of the round under way, 0 to 1; 1 between rounds */
     uint64_t disk_free_bytes, disk_total_bytes; /* 0 for the in-memory engine */
 };
 void service_stats(struct service *svc, struct service_stats *stats);

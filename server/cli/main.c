@@ -11,7 +11,7 @@ enum { EXIT_USAGE = 2, EXIT_INTERRUPTED = 130 };
 
 static const struct command *const commands[] = {
     &command_list,  &command_create, &command_delete, &command_put,    &command_get,
-    &command_query, &command_stats,  &command_export, &command_import,
+    &command_query, &command_stats,  &command_export, &command_import, &command_verify,
 };
 enum { COMMAND_COUNT = sizeof commands / sizeof *commands };
 
@@ -25,7 +25,7 @@ static const struct arg_spec common[] = {
 
 static void print_help(FILE *out)
 {
-    fputs("jadevectordb-cli - talk to a JadeVectorDB server\n"
+    fputs("jadevectordb-cli - talk to a JadeVectorDB server, look after its files\n"
           "\n"
           "usage: jadevectordb-cli COMMAND [OPTION]...\n"
           "\n"

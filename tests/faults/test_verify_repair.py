@@ -1,0 +1,195 @@
+"""Damage of every region of a real file, in several ways: verify finds it, online and offline; the
+rest of the server goes on; what was not hit is rescued bit for bit."""
+import json
+import random
+import shutil
+import subprocess
+
+import pytest
+
+import faults
+import harness
+import jvdb
+from harness import CLI, bits, clean_environment
+
+DIMENSION = 24
+ROWS = 600
+REGIONS = ("superblock", "manifest", "sums", "slots", "id_index", "vectors", "records")
+
+
+def cli(*args, status=0, url=None, **kwargs):
+    """Run the client; its exit status must be `status`.  Standard output and error as text."""
+    extra = {"JADEVECTORDB_URL": url} if url else {}
+    done = subprocess.run([str(CLI), *map(str, args)], stdout=subprocess.PIPE,
+                          stderr=subprocess.PIPE, env=clean_environment(extra), timeout=120,
+                          check=False, **kwargs)
+    out, err = done.stdout.decode(), done.stderr.decode()
+    assert done.returncode == status, f"{args}: {done.returncode}\n{out}\n{err}"
+    report = harness.REPORT.search(err)
+    assert not report, err
+    return out + err
+
+
+def fill(daemon, name="docs", seed=0, rows=ROWS):
+    """Integer and string ids, with and without metadata; some replaced, some deleted."""
+    rng = random.Random(seed)
+    daemon.create(name, DIMENSION, durability="periodic")
+    ids = [i if i % 3 else f"a rather long string id {i:05}" if i % 2 else f"s{i}"
+           for i in range(rows)]
+    for first in range(0, rows, 100):
+        part = ids[first:first + 100]
+        daemon.put_rows(name, part, harness.random_rows(seed + first, len(part), DIMENSION),
+                        [{"i": i, "pad": "x" * rng.randrange(300)} if rng.random() < .7 else {}
+                         for i in range(len(part))])
+    again = rng.sample(ids, rows // 10)
+    daemon.put_rows(name, again, harness.random_rows(seed + 1, len(again), DIMENSION))
+    daemon.post(f"/databases/{name}/vectors/delete", {"ids": rng.sample(ids, rows // 20)})
+    daemon.post(f"/databases/{name}/flush")
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """(directory of a cleanly stopped daemon, its rows)"""
+    directory = tmp_path_factory.mktemp("whole") / "data"
+    daemon = harness.Daemon(directory).start()
+    fill(daemon, "docs", faults.SEED)
+    fill(daemon, "other", faults.SEED + 1, 60)
+    rows = {name: daemon.rows(name) for name in ("docs", "other")}
+    daemon.stop()
+    return directory, rows
+
+
+def live_places(file, rng, region):
+    """(offset, length) of something of this region that is in use."""
+    slots = [s for s in file.slots() if s.lives]
+    slot = rng.choice([s for s in slots if s.record_at])
+    if region == "superblock":
+        return file.superblock_at, jvdb.BLOCK
+    if region == "manifest":
+        return file.manifest_at, 400
+    if region == "sums":
+        return file.place("sums", 0), 16
+    if region == "slots":
+        return slot.place, 64
+    if region == "id_index":
+        return file.place("id_index", rng.randrange(file.index_nodes)), 1000
+    if region == "vectors":
+        return file.place("vectors", slot.number), DIMENSION * 4
+    return file.record(slot)
+
+
+def damage(path, rng, region, kind):
+    """Change bytes of `region`; the offset."""
+    file = jvdb.File(path)
+    place, length = live_places(file, rng, region)
+    with path.open("r+b") as f:
+        if kind == "bit":
+            at = place + rng.randrange(length)
+            f.seek(at)
+            f.write(bytes([file.bytes[at] ^ 1 << rng.randrange(8)]))
+        elif kind == "zeros":
+            at = place // jvdb.BLOCK * jvdb.BLOCK
+            f.seek(at)
+            f.write(bytes(jvdb.BLOCK))
+        else:  # the bytes of some other block
+            at = place // jvdb.BLOCK * jvdb.BLOCK
+            others = [b for b in range(0, file.file_bytes, jvdb.BLOCK)
+                      if file.bytes[b:b + jvdb.BLOCK] != file.bytes[at:at + jvdb.BLOCK]]
+            other = rng.choice(others)
+            f.seek(at)
+            f.write(file.bytes[other:other + jvdb.BLOCK])
+    return at
+
+
+def error_of(response):
+    return response.json()["error"]
+
+
+def test_what_is_whole_verifies_online_and_offline(daemons, whole, tmp_path):
+    directory, _ = whole
+    shutil.copytree(directory, tmp_path / "data")
+    for name in ("docs", "other"):
+        out = cli("verify", tmp_path / "data" / f"{name}.jvdb")
+        assert " 0 errors" in out and "no log" not in out
+    found = json.loads(cli("verify", "--json", tmp_path / "data" / "docs.jvdb"))
+    assert found["ok"] is True and found["rows_checked"] > ROWS / 2 and found["errors"] == []
+    daemon = daemons(tmp_path / "data")
+    answer = daemon.post("/databases/docs/verify", status=200).json()
+    assert answer["ok"] is True and answer["errors"] == [] and answer["quarantined"] is False
+    assert answer["rows_checked"] == found["rows_checked"]
+    assert answer["blocks_checked"] == found["blocks_checked"]
+    assert " 0 errors" in cli("verify", "--database", "docs", url=daemon.url)
+    assert error_of(daemon.post("/databases/none/verify", status=404))["code"] == \
+        "database_not_found"
+
+
+def test_a_file_alone_and_one_with_an_unfinished_log_verify(daemons, tmp_path):
+    daemon = daemons()
+    fill(daemon)
+    daemon.put_rows("docs", [9000, 9001], harness.random_rows(5, 2, DIMENSION))
+    shutil.copytree(daemon.directory, tmp_path / "copy")
+    assert "1 log records behind it" in cli("verify", tmp_path / "copy" / "docs.jvdb")
+    daemon.post("/databases/docs/flush")
+    (tmp_path / "alone").mkdir()
+    shutil.copy(daemon.directory / "docs.jvdb", tmp_path / "alone")
+    assert "no log beside it" in cli("verify", tmp_path / "alone" / "docs.jvdb")
+
+
+@pytest.mark.parametrize("region", REGIONS)
+def test_damage_of_a_region_is_found_online_and_offline(daemons, whole, tmp_path, region):
+    directory, rows = whole
+    rng = random.Random(f"{faults.SEED} {region}")
+    for kind in ("bit", "zeros", "stale"):
+        data = tmp_path / kind
+        shutil.copytree(directory, data)
+        at = damage(data / "docs.jvdb", rng, region, kind)
+        where = f"seed {faults.SEED}, {region}, {kind} at {at}"
+        found = json.loads(cli("verify", "--json", data / "docs.jvdb", status=1).splitlines()[0])
+        assert found["ok"] is False and found["errors"], where
+        assert found["errors"][0]["block"] == at // jvdb.BLOCK or region == "records", where
+
+        daemon = daemons(data)
+        response = daemon.request("POST", "/databases/docs/verify")
+        if response.status_code == 200:  # or the opening found it: 423
+            assert response.json()["ok"] is False, where
+            healed = all(e["healed"] for e in response.json()["errors"])
+            assert healed == (not response.json()["quarantined"]), where
+            if healed:  # one of two superblocks
+                assert daemon.rows("docs") == rows["docs"], where
+                daemon.stop()
+                continue
+            errors = response.json()["errors"]
+            assert response.json()["quarantined"] is True, where
+            message = error_of(daemon.get("/databases/docs/vectors/1", status=423))["message"]
+            assert errors[0]["message"] in message, where
+        answer = error_of(daemon.post("/databases/docs/verify", status=423))
+        assert answer["code"] == "database_quarantined", where
+        assert "quarantined: " in answer["message"], where
+        # The list says so, the rest serves, and it can be deleted.
+        listed = {d["name"]: d for d in daemon.get("/databases").json()["databases"]}
+        assert listed["docs"]["quarantined"] and listed["docs"]["reason"] in answer["message"]
+        assert not listed["other"]["quarantined"]
+        assert daemon.stats()["quarantined_databases"] == 1
+        assert daemon.rows("other") == rows["other"], where
+        assert daemon.post("/databases/other/verify").json()["ok"] is True
+        daemon.delete("/databases/docs")
+        assert not list(data.glob("docs.*")), where
+        daemon.stop()
+
+
+def test_the_scrub_finds_damage_by_itself(daemons, whole, tmp_path):
+    directory, rows = whole
+    shutil.copytree(directory, tmp_path / "data")
+    damage(tmp_path / "data" / "docs.jvdb", random.Random(faults.SEED), "vectors", "bit")
+    daemon = daemons(tmp_path / "data", persistence_scrub_interval_seconds=1)
+    daemon.wait_log(r'database "docs" is quarantined: vectors: the row in slot \d+ is damaged')
+    daemon.wait_log("scrub completed databases=2 damaged=1")
+    message = error_of(daemon.get("/databases/docs/vectors/1", status=423))["message"]
+    assert "vectors: the row in slot" in message
+    assert daemon.rows("other") == rows["other"]
+    metrics = daemon.metrics()
+    assert "\njadevectordb_scrub_progress_ratio 1\n" in metrics
+    scrubbed = [line for line in metrics.splitlines()
+                if line.startswith("jadevectordb_scrubbed_bytes_total ")]
+    assert int(scrubbed[0].split()[1]) > 100000
+    assert "\njadevectordb_checksum_errors_total 1\n" in metrics
