@@ -4,6 +4,7 @@
 
 #include <pthread.h>
 
+#include "storage/base/guard.h"
 #include "storage/compact.h"
 
 static struct err err;
@@ -344,6 +345,32 @@ static void a_damaged_row_stops_it_and_the_file_stays(void **state)
     free(after);
 }
 
+static void cut_the_old_file(int call)
+{
+    struct stat st;
+    if (call != 0 || fstatat(data_fd, "db.jvdb", &st, 0)) return;
+    int fd = openat(data_fd, "db.jvdb", O_WRONLY | O_CLOEXEC);
+    assert_int_equal(ftruncate(fd, st.st_size / 2), 0);
+    close(fd);
+}
+
+static void an_old_file_that_is_cut_short_meanwhile_is_not_replaced(void **state)
+{
+    (void)state;
+    struct database *db = wasteful_database();
+    model_checkpoint(db);
+    guard_install(); /* cmocka took SIGBUS */
+    faults_arm(FAULT_ANY, -1, 0);
+    faults.before = cut_the_old_file;
+    struct compact_result result;
+    enum err_code rc = compact_run(db, &at_once, &result, &err);
+    faults_disarm();
+    assert_int_equal(rc, ERR_CORRUPT);
+    assert_int_equal(database_check_readable(db, &err), ERR_QUARANTINED);
+    assert_false(file_exists(data_fd, "db.new"));
+    model_close(db);
+}
+
 static void it_can_be_interrupted(void **state)
 {
     (void)state;
@@ -389,6 +416,7 @@ int main(void)
         temp_dir_test(a_kill_before_any_system_call_of_it_loses_nothing),
         temp_dir_test(a_failure_of_any_system_call_leaves_every_row),
         temp_dir_test(a_damaged_row_stops_it_and_the_file_stays),
+        temp_dir_test(an_old_file_that_is_cut_short_meanwhile_is_not_replaced),
         temp_dir_test(it_can_be_interrupted),
         temp_dir_test(what_an_earlier_one_left_behind_is_no_hindrance),
     };
