@@ -323,7 +323,7 @@ enum image_state image_record(struct image *img, uint64_t record_at, struct imag
     if (!record_bytes(img, at + sizeof *h, h->text_bytes, out->text) ||
         !record_bytes(img, at + sizeof *h + h->text_bytes, h->metadata_bytes, out->metadata))
         return IMAGE_UNREADABLE;
-    uint32_t crc = crc32c(0, &h->text_bytes, sizeof *h - offsetof(struct disk_record, text_bytes));
+    uint32_t crc = records_head_crc(record_at, h);
     crc = crc32c(crc, out->text, h->text_bytes);
     crc = crc32c(crc, out->metadata, h->metadata_bytes);
     return crc == h->crc ? IMAGE_GOOD : IMAGE_BAD;
