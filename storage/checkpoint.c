@@ -273,6 +273,7 @@ struct run {
     struct buf manifest;
     uint64_t manifest_at;
     size_t sums_at, sums_count;
+    uint64_t dirty_blocks;
     uint64_t file_bytes;       /* as of C */
     struct stretch *stretches; /* of all mutable regions but REGION_SUMS, as of C, ascending */
     size_t stretch_count;
@@ -348,6 +349,7 @@ static void mark_dirty_blocks(struct run *run)
     struct jvdb_file *f = run->file;
     find_stretches(run);
     mutex_lock(&f->blocks);
+    run->dirty_blocks = atomic_exchange(&f->dirty_blocks, 0);
     _Atomic uint8_t *state = view_of(f)->state;
     for (size_t i = 0; i < run->stretch_count; i++) {
         for (uint64_t b = run->stretches[i].first; b < run->stretches[i].end; b++) {
@@ -482,6 +484,7 @@ static void undo(struct run *run)
     struct jvdb_file *f = run->file;
     char file_name[200];
     ckpt_name(db->name, file_name);
+    atomic_fetch_add(&f->dirty_blocks, run->dirty_blocks);
     mutex_lock(&db->writer);
     mutex_lock(&f->blocks);
     _Atomic uint8_t *state = view_of(f)->state;
@@ -745,6 +748,15 @@ enum err_code checkpoint_rewrite(struct database *db, struct err *err)
     enum err_code rc = checkpoint_lock(db, err);
     if (rc) return rc;
     rc = run_locked(db, err);
+    mutex_unlock(&db->checkpoint_mu);
+    return rc;
+}
+
+enum err_code checkpoint_shorten_log(struct database *db, uint64_t bytes_max, struct err *err)
+{
+    enum err_code rc = checkpoint_lock(db, err);
+    if (rc) return rc;
+    if (wal_bytes(db->wal) >= bytes_max && database_is_dirty(db)) rc = run_locked(db, err);
     mutex_unlock(&db->checkpoint_mu);
     return rc;
 }

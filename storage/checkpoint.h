@@ -15,6 +15,9 @@
  * once.  Readers and writers go on meanwhile.  Blocks; no lock of rank LOCK_CHECKPOINT or higher
  * may be held. ERR_STORAGE_FULL: as before, try again later.  ERR_READ_ONLY: a sync failed. */
 MUST_CHECK enum err_code checkpoint_run(struct database *db, struct err *err);
+/* Wait for the one under way, and run one if the log is still that long. */
+MUST_CHECK enum err_code checkpoint_shorten_log(struct database *db, uint64_t bytes_max,
+                                                struct err *err);
 /* The same even if there is nothing new: what the file lost is written again from memory. */
 MUST_CHECK enum err_code checkpoint_rewrite(struct database *db, struct err *err);
 /* As checkpoint_run(), and then make both superblocks alike: the database is about to be closed for

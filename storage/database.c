@@ -9,6 +9,9 @@
  *   4. apply: slots, index, deaths of what was replaced, all with an LSN that no reader uses yet;
  *   5. publish that LSN: readers that begin now see all of it, earlier ones nothing.
  *
+ * THE LOG IS BOUNDED.  Beyond wal_bytes_max, where the flusher begins a checkpoint, each write is
+ * slowed a little, the more the longer the log is; at twice that writes wait for the checkpoint.
+ *
  * SLOTS are taken from the chain of dead ones, oldest first, if the death is part of a finished
  * checkpoint and every reader that could still see the row has left; else a new one is added.
  */
@@ -20,6 +23,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 #include "storage/base/clock.h"
 #include "storage/base/crc32c.h"
@@ -149,6 +153,19 @@ bool database_is_dirty(struct database *db)
 {
     return atomic_load_explicit(&db->visible_lsn, memory_order_acquire) >
            atomic_load_explicit(&db->checkpoint_lsn, memory_order_acquire);
+}
+
+uint64_t database_dirty_bytes(struct database *db)
+{
+    if (!db->wal || !database_is_dirty(db)) return 0;
+    uint64_t blocks = atomic_load_explicit(&db->store->file.dirty_blocks, memory_order_relaxed);
+    return wal_bytes(db->wal) + 2 * blocks * BLOCK_BYTES;
+}
+
+bool database_is_held(struct database *db)
+{
+    return db->wal && clock_ns() < atomic_load(&db->hold_until_ns) &&
+           wal_bytes(db->wal) <= db->wal_bytes_max;
 }
 
 /* ---- the descriptor for writing ---- */
@@ -514,12 +531,35 @@ static enum err_code check_rows(struct database *db, const struct row_input *row
     return ERR_OK;
 }
 
+/* Slow a write down if there is too much to be written out already. */
+static enum err_code give_way(struct database *db, bool may_block, struct err *err)
+{
+    if (!db->wal || !db->wal_bytes_max) return ERR_OK;
+    uint64_t bytes = wal_bytes(db->wal), limit = db->wal_bytes_max;
+    uint32_t delay_us = atomic_load_explicit(&db->write_delay_us, memory_order_relaxed);
+    if (bytes <= limit && !delay_us) return ERR_OK;
+    if (!may_block) return err_set(err, ERR_WOULD_BLOCK, "the log is long");
+    if (bytes >= 2 * limit) {
+        enum err_code rc = checkpoint_shorten_log(db, 2 * limit, err);
+        /* A full disk bounds the log by itself, and a delete may still fit. */
+        return rc == ERR_STORAGE_FULL ? ERR_OK : rc;
+    }
+    if (bytes > limit) {
+        double over = (double)(bytes - limit) / (double)limit;
+        uint32_t us = (uint32_t)(WRITE_DELAY_US_MAX * over * over);
+        if (us > delay_us) delay_us = us;
+    }
+    nanosleep(&(struct timespec){.tv_nsec = (long)delay_us * 1000}, NULL);
+    return ERR_OK;
+}
+
 /* Take `writer` with a descriptor to write through and a log to append to. */
 static enum err_code lock_writer(struct database *db, bool may_block, struct err *err)
 {
+    enum err_code rc = give_way(db, may_block, err);
+    if (rc) return rc;
     for (;;) {
-        enum err_code rc =
-            database_writer_ready(db, may_block ? PATIENCE_WAIT : PATIENCE_NONE, err);
+        rc = database_writer_ready(db, may_block ? PATIENCE_WAIT : PATIENCE_NONE, err);
         if (rc) return rc;
         if (!may_block && checkpoint_is_running())
             return err_set(err, ERR_WOULD_BLOCK, "a checkpoint is under way");

@@ -15,6 +15,9 @@
 #include "storage/reserve.h"
 #include "storage/wal.h"
 
+/* What a client takes for a slow server, not for a hanging one. */
+enum { WRITE_DELAY_US_MAX = 50000 };
+
 enum patience {
     PATIENCE_NONE, /* ERR_WOULD_BLOCK rather than wait                         */
     PATIENCE_WAIT, /* make room first                                          */
@@ -54,6 +57,7 @@ struct database {
     struct database_host host;
     struct reserve *reserve; /* borrowed; NULL: none */
     void *owner;             /* the file cache's entry */
+    uint64_t wal_bytes_max;  /* of the log before it is checkpointed; 0: no limit */
 
     /* Of the newest rows.  Replaced under both locks below; readers load it with the snapshot. */
     _Atomic(struct store *) store;
@@ -88,8 +92,10 @@ struct database {
 
     struct {
         uint64_t wasteful_since_ns, not_before_ns;
-    } compactor;           /* compactor.c's */
-    _Atomic bool dropping; /* long work on it is pointless */
+    } compactor;                     /* compactor.c's */
+    _Atomic bool dropping;           /* long work on it is pointless */
+    _Atomic uint64_t hold_until_ns;  /* clock_ns(): no checkpoint by time before                */
+    _Atomic uint32_t write_delay_us; /* of each write, while there is too much to be written out */
 
     /* For statistics; atomic, stored by the writer or the checkpoint. */
     _Atomic bool has_writer_fd;
@@ -155,6 +161,12 @@ MUST_CHECK enum err_code database_check_readable(struct database *db, struct err
 MUST_CHECK enum err_code database_check_writable(struct database *db, struct err *err);
 /* Rows were written that the file's checkpoint does not hold. */
 bool database_is_dirty(struct database *db);
+/* What a stop would have to write, about: the log stands for the rows, which are as many bytes in
+ * the file; a block that changed is written twice. */
+uint64_t database_dirty_bytes(struct database *db);
+/* A flush by hand was not long ago: the file stays as it is, so that it can be copied, unless the
+ * log has reached its limit. */
+bool database_is_held(struct database *db);
 /* If the descriptor for writing was not used for a while: sync and close it. */
 void database_close_idle_writer(struct database *db, uint64_t idle_ns);
 /* The descriptor is open, and the host knows.  Call before taking `writer`. */
@@ -179,6 +191,7 @@ struct database_open_options {
     bool skip_lsns;          /* wal_options.skip_lsns */
     bool reopened;           /* the LRU closed it in this process: a replay is no news */
     uint64_t lsn_min;        /* it was known to hold this: less is an older copy */
+    uint64_t wal_bytes_max;  /* database.wal_bytes_max */
 };
 /* Make the files of a new database: durable when this returns. */
 MUST_CHECK enum err_code database_create_files(int dir_fd, const char *name, const uint8_t uuid[16],

@@ -17,9 +17,10 @@ struct engine {
 };
 
 struct open_hints {
-    bool lsn_is_known; /* no LSN was given that the files may not show: none is skipped */
-    bool reopened;     /* it was open before in this process */
-    uint64_t lsn_min;  /* the last LSN that a clean stop or closing noted */
+    bool lsn_is_known;      /* no LSN was given that the files may not show: none is skipped */
+    bool reopened;          /* it was open before in this process */
+    uint64_t hold_until_ns; /* database.hold_until_ns of before */
+    uint64_t lsn_min;       /* the last LSN that a clean stop or closing noted */
 };
 
 struct engine_ops {

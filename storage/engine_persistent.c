@@ -43,6 +43,7 @@ struct persistent {
     struct catalog *catalog;
     struct syncer *syncer;
     struct reserve *reserve;
+    uint64_t wal_bytes_max;
     struct tombstones dead;
 };
 
@@ -302,6 +303,7 @@ static enum err_code open_database(struct engine *e, const char *name, const uin
         .reopened = hints.reopened,
         .skip_lsns = !hints.lsn_is_known,
         .lsn_min = hints.lsn_min,
+        .wal_bytes_max = p->wal_bytes_max,
     };
     return database_open(p->dir_fd, name, uuid, &options, host, out, err);
 }
@@ -329,8 +331,8 @@ static enum err_code close_database(struct engine *e, struct database *db, bool 
     /* What is quarantined stays as it is, and was reported.  Each opening that writes adds a
      * segment. */
     bool damaged = atomic_load(&db->failed) == ERR_QUARANTINED;
-    if (!damaged && (!keep_log || wal_bytes(db->wal) > KEPT_LOG_BYTES_MAX ||
-                     wal_segments(db->wal) >= WAL_SEGMENTS_MANY))
+    bool is_long = wal_bytes(db->wal) > KEPT_LOG_BYTES_MAX && !database_is_held(db);
+    if (!damaged && (!keep_log || is_long || wal_segments(db->wal) >= WAL_SEGMENTS_MANY))
         rc = keep_log ? checkpoint_run(db, err) : checkpoint_close(db, err);
     *has_log = database_is_dirty(db);
     /* What periodic durability has not synced yet must not hang on a closed log. */
@@ -404,6 +406,7 @@ enum err_code engine_persistent_new(const struct service_options *options, struc
     p->engine.ops = &ops;
     mutex_init(&p->dead.mu, LOCK_LEAF);
     p->engine.dir_fd = p->dir_fd = dir_fd;
+    p->wal_bytes_max = options->wal_bytes_max;
     p->syncer = syncer_start(SYNCER_THREADS);
     p->reserve = reserve_open(dir_fd);
     *out = &p->engine;

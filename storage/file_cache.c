@@ -154,6 +154,7 @@ static enum err_code close_entry(struct file_cache *c, struct entry *e, bool kee
     e->state = CLOSING;
     lru_remove(c, e);
     remember_counts(e);
+    e->hints.hold_until_ns = atomic_load(&db->hold_until_ns);
     bool failed = atomic_load(&db->failed) == ERR_QUARANTINED;
     if (failed) snprintf(e->reason, sizeof e->reason, "%s", db->reason);
     bool has_log = false;
@@ -306,6 +307,7 @@ static enum err_code open_entry(struct file_cache *c, struct entry *e, struct er
     e->db = db;
     e->state = OPEN;
     e->unchecked = false;
+    atomic_store(&db->hold_until_ns, e->hints.hold_until_ns);
     e->hints = (struct open_hints){.lsn_is_known = true, .reopened = true};
     e->pins = 1;
     lru_push(c, e);
@@ -573,6 +575,17 @@ void file_cache_quarantine(struct file_cache *c, const char *name, const uint8_t
         e->quarantined = true;
         snprintf(e->reason, sizeof e->reason, "%s", reason);
         log_error("database \"%s\" is quarantined: %s", e->info.name, e->reason);
+    }
+    mutex_unlock(&c->mu);
+}
+
+void file_cache_hold_all(struct file_cache *c, uint64_t until_ns)
+{
+    mutex_lock(&c->mu);
+    for (size_t i = 0; i < c->count; i++) {
+        struct entry *e = c->entries[i];
+        if (e->state == OPEN) atomic_store(&e->db->hold_until_ns, until_ns);
+        e->hints.hold_until_ns = until_ns;
     }
     mutex_unlock(&c->mu);
 }

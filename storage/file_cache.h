@@ -66,6 +66,8 @@ bool file_cache_peek(struct file_cache *c, const char *name, struct cache_entry 
  * opened meanwhile, nothing happens. */
 void file_cache_quarantine(struct file_cache *c, const char *name, const uint8_t uuid[16],
                            const char *reason);
+/* A flush of all by hand: see database_is_held(). */
+void file_cache_hold_all(struct file_cache *c, uint64_t until_ns);
 
 /* For the engine's start and stop. */
 bool file_cache_is_known(struct file_cache *c, const char *name);

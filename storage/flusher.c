@@ -12,9 +12,12 @@
 #include "storage/engine.h"
 #include "storage/syncer.h"
 
-enum { TICK_MS = 250, FLUSH_THREADS = 8 };
+enum { TICK_MS = 250, FLUSH_THREADS = 8, HOLD_S = 60 };
 #define SECOND_NS      1000000000ull
 #define IDLE_WRITER_NS SECOND_NS
+/* A stop has 10 s, of which requests may take some; a modest disk (100 MB/s) writes this in half of
+ * them.  docs/OPERATIONS.md has what was measured. */
+#define DIRTY_BYTES_MAX (512ull << 20)
 
 struct flusher {
     struct engine *engine;
@@ -22,6 +25,8 @@ struct flusher {
     uint64_t interval_ns; /* 0: none */
     uint64_t wal_sync_ns;
     uint64_t wal_bytes_max;
+    uint64_t dirty_bytes_max;
+    uint64_t hold_ns;
     int threads; /* of a whole flush */
 
     struct mutex mu; /* LOCK_LEAF */
@@ -41,7 +46,8 @@ static void note(struct flusher *f, double duration_ms)
 /* One whole flush; its threads take the databases one after the other. */
 struct round {
     struct flusher *f;
-    struct mutex mu;  /* LOCK_ROUND */
+    struct mutex mu; /* LOCK_ROUND */
+    enum flush_reason reason;
     bool closed_ones; /* second half: closed databases with a log */
     char name[NAME_BYTES_MAX + 1];
     size_t flushed;
@@ -78,27 +84,29 @@ static void flush_some(void *ctx)
     while (take_next(r, &db, &rc, &err)) {
         /* Dropped or quarantined meanwhile: nothing to flush. */
         if (rc == ERR_DATABASE_NOT_FOUND || rc == ERR_QUARANTINED) continue;
-        bool dirty = !rc && database_is_dirty(db);
-        if (!rc) {
-            rc = r->f->engine->ops->flush(r->f->engine, db, &err);
-            file_cache_release(db);
-        }
+        bool due = !rc && database_is_dirty(db);
+        if (due && r->reason == FLUSH_BY_TIME && database_is_held(db)) due = false;
+        if (due) rc = r->f->engine->ops->flush(r->f->engine, db, &err);
+        if (db) file_cache_release(db);
+        db = NULL;
         if (rc == ERR_QUARANTINED) continue;
         mutex_lock(&r->mu);
         if (rc && !r->rc) {
             r->rc = rc;
             r->err = err;
         }
-        r->flushed += dirty && !rc;
+        r->flushed += due && !rc;
         mutex_unlock(&r->mu);
     }
 }
 
-enum err_code flusher_flush_all(struct flusher *f, size_t *flushed, double *duration_ms,
-                                struct err *err)
+enum err_code flusher_flush_all(struct flusher *f, enum flush_reason reason, size_t *flushed,
+                                double *duration_ms, struct err *err)
 {
-    struct round r = {.f = f};
+    struct round r = {.f = f, .reason = reason};
     uint64_t begun = clock_ns();
+    /* From the first file that is ready until all have been copied. */
+    if (reason == FLUSH_BY_HAND) file_cache_hold_all(f->cache, UINT64_MAX);
     mutex_init(&r.mu, LOCK_ROUND);
     mutex_lock(&f->whole);
     /* Small checkpoints are all waiting for the disk, which takes many at a time. */
@@ -108,6 +116,7 @@ enum err_code flusher_flush_all(struct flusher *f, size_t *flushed, double *dura
     parallel_run(f->threads, flush_some, &r);
     mutex_unlock(&f->whole);
     mutex_deinit(&r.mu);
+    if (reason == FLUSH_BY_HAND) file_cache_hold_all(f->cache, r.rc ? 0 : clock_ns() + f->hold_ns);
 
     *flushed = r.flushed;
     *duration_ms = (double)(clock_ns() - begun) / 1e6;
@@ -125,7 +134,9 @@ enum err_code flusher_flush_one(struct flusher *f, struct database *db, double *
                                 struct err *err)
 {
     uint64_t begun = clock_ns();
+    atomic_store(&db->hold_until_ns, UINT64_MAX);
     enum err_code rc = f->engine->ops->flush(f->engine, db, err);
+    atomic_store(&db->hold_until_ns, rc ? 0 : clock_ns() + f->hold_ns);
     *duration_ms = (double)(clock_ns() - begun) / 1e6;
     if (rc) return rc;
     note(f, *duration_ms);
@@ -144,7 +155,62 @@ static void periodic_flush(struct flusher *f)
     size_t flushed;
     double ms;
     struct err err;
-    if (flusher_flush_all(f, &flushed, &ms, &err)) log_error("flush: %s", err.msg);
+    if (flusher_flush_all(f, FLUSH_BY_TIME, &flushed, &ms, &err)) log_error("flush: %s", err.msg);
+}
+
+/* Checkpoint one that has to be, held or not. */
+static bool relieve(struct flusher *f, struct database *db, const char *why)
+{
+    struct err err;
+    if (database_check_writable(db, &err)) return false; /* known, and said */
+    if (f->engine->ops->flush(f->engine, db, &err)) {
+        log_warning("checkpoint for %s: %s", why, err.msg);
+        return false;
+    }
+    log_debug("checkpointed database \"%s\" for %s", database_name(db), why);
+    return true;
+}
+
+/* What all open databases have to write out, and which has the most.  Each is told to slow its
+ * writers down if it is far too much. */
+static uint64_t dirty_bytes(struct flusher *f, uint32_t write_delay_us,
+                            char worst[NAME_BYTES_MAX + 1])
+{
+    char name[NAME_BYTES_MAX + 1] = "";
+    struct database *db;
+    uint64_t all = 0, most = 0;
+    worst[0] = '\0';
+    while (file_cache_next_open(f->cache, name, &db)) {
+        snprintf(name, sizeof name, "%s", database_name(db));
+        uint64_t bytes = database_dirty_bytes(db);
+        struct err err;
+        atomic_store_explicit(&db->write_delay_us, write_delay_us, memory_order_relaxed);
+        if (bytes > most && !database_check_writable(db, &err)) {
+            most = bytes;
+            memcpy(worst, name, sizeof name);
+        }
+        file_cache_release(db);
+        all += bytes;
+    }
+    return all;
+}
+
+/* Not more than a stop can write in time. */
+static void limit_dirty(struct flusher *f)
+{
+    char name[NAME_BYTES_MAX + 1];
+    uint64_t bytes = dirty_bytes(f, 0, name);
+    bool good = true;
+    while (good && bytes > f->dirty_bytes_max && name[0]) {
+        struct database *db;
+        struct err err;
+        if (file_cache_acquire(f->cache, name, true, &db, &err)) break;
+        good = relieve(f, db, "the bytes to be written out");
+        file_cache_release(db);
+        uint32_t delay_us = bytes > 2 * f->dirty_bytes_max ? WRITE_DELAY_US_MAX : 0;
+        bytes = dirty_bytes(f, delay_us, name);
+    }
+    if (bytes > f->dirty_bytes_max) dirty_bytes(f, 0, name); /* it is of no use */
 }
 
 /* What cannot wait for the interval. */
@@ -159,13 +225,12 @@ static void tend(struct flusher *f)
             struct err err;
             if (since && clock_ns() - since >= f->wal_sync_ns && wal_sync(db->wal, &err))
                 log_error("%s", err.msg);
-            if (wal_bytes(db->wal) > f->wal_bytes_max && !database_check_writable(db, &err) &&
-                f->engine->ops->flush(f->engine, db, &err))
-                log_warning("checkpoint for the length of the log: %s", err.msg);
+            if (wal_bytes(db->wal) > f->wal_bytes_max) relieve(f, db, "the length of its log");
         }
         database_close_idle_writer(db, IDLE_WRITER_NS);
         file_cache_release(db);
     }
+    limit_dirty(f);
     if (f->engine->ops->tend) f->engine->ops->tend(f->engine);
     epoch_collect();
 }
@@ -231,6 +296,8 @@ struct flusher *flusher_start(struct engine *engine, struct file_cache *cache,
     f->interval_ns = options->auto_flush ? options->flush_interval_seconds * SECOND_NS : 0;
     f->wal_sync_ns = options->wal_sync_interval_ms * 1000000ull;
     f->wal_bytes_max = options->wal_bytes_max;
+    f->dirty_bytes_max = options->dirty_bytes_max ? options->dirty_bytes_max : DIRTY_BYTES_MAX;
+    f->hold_ns = options->hold_ms ? options->hold_ms * 1000000ull : HOLD_S * SECOND_NS;
     /* Each may hold a descriptor beyond the limit of open files. */
     f->threads = options->max_open_files / 8 > FLUSH_THREADS
                      ? FLUSH_THREADS

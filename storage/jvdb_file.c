@@ -269,7 +269,10 @@ static enum err_code add_extent(struct jvdb_file *f, enum region_id region, stru
     if (f->shapes[region].is_mutable) {
         uint8_t state = BLOCK_VERIFIED | BLOCK_PRIVATE;
         /* Checksums are computed and saved by the checkpoint itself. */
-        if (region != REGION_SUMS) state |= BLOCK_DIRTY;
+        if (region != REGION_SUMS) {
+            state |= BLOCK_DIRTY;
+            atomic_fetch_add_explicit(&f->dirty_blocks, bytes / BLOCK_BYTES, memory_order_relaxed);
+        }
         clear_extent(f, at, bytes, state);
     }
     struct jvdb_view *v = view_of(f);
@@ -435,6 +438,8 @@ void *jvdb_file_change(struct jvdb_file *f, enum region_id region, uint64_t cell
     if (good) {
         state = atomic_load_explicit(&v->state[block], memory_order_relaxed);
         if (state & BLOCK_TO_SAVE) put_copy_aside(f, block);
+        if (!(state & BLOCK_DIRTY))
+            atomic_fetch_add_explicit(&f->dirty_blocks, 1, memory_order_relaxed);
         atomic_store_explicit(&v->state[block], ready, memory_order_release);
     }
     mutex_unlock(&f->blocks);

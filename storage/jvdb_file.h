@@ -91,6 +91,9 @@ struct jvdb_file {
     struct mutex blocks;       /* guards the transitions of view->state and what follows */
     struct block_copy *copies; /* blocks that a writer changed before they were saved */
     size_t copy_count, copy_cap;
+    /* Blocks that are BLOCK_DIRTY but for those of checksums, about; added to by the writer, taken
+     * by a checkpoint. */
+    _Atomic uint64_t dirty_blocks;
     uint32_t *sums_crc;  /* CRC of each block of REGION_SUMS, as of the last checkpoint */
     size_t sums_count;   /* how many of them exist in the file */
     uint8_t *sums_dirty; /* changed by the checkpoint under way */

@@ -295,6 +295,7 @@ enum err_code database_open(int dir_fd, const char *name, const uint8_t uuid[16]
     db->reuse_lsn = sb.lsn; /* nobody reads yet */
     atomic_store(&db->checkpoint_lsn, sb.lsn);
     database_publish(db, sb.lsn);
+    db->wal_bytes_max = options->wal_bytes_max;
     rc = open_log(db, options, err);
     if (!rc && wal_last_lsn(db->wal) < options->lsn_min)
         rc = wal_older_copy(name, wal_last_lsn(db->wal), options->lsn_min, err);

@@ -80,7 +80,7 @@ enum err_code service_close(struct service *s, struct err *err)
     compactor_stop(s->compactor);
     scrub_stop(s->scrub);
     flusher_stop(s->flusher);
-    enum err_code rc = flusher_flush_all(s->flusher, &flushed, &ms, err);
+    enum err_code rc = flusher_flush_all(s->flusher, FLUSH_AT_STOP, &flushed, &ms, err);
     flusher_free(s->flusher);
     struct err late;
     enum err_code closed = file_cache_close_all(s->cache, &late);
@@ -233,7 +233,7 @@ enum err_code service_flush(struct service *s, const char *name, double *duratio
 enum err_code service_flush_all(struct service *s, size_t *flushed, double *duration_ms,
                                 struct err *err)
 {
-    enum err_code rc = flusher_flush_all(s->flusher, flushed, duration_ms, err);
+    enum err_code rc = flusher_flush_all(s->flusher, FLUSH_BY_HAND, flushed, duration_ms, err);
     /* Who asked finds an answer in the log even if there was nothing to write. */
     if (!rc && *flushed == 0)
         log_info("flush completed databases=0 flush_duration_ms=%.1f", *duration_ms);

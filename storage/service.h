@@ -24,6 +24,8 @@ struct service_options {
     uint32_t compact_percent; /* of a file that may be dead before it is compacted; 0: never */
     uint64_t scrub_interval_seconds; /* 0: no scrub */
     uint64_t scrub_bytes_per_second;
+    uint64_t dirty_bytes_max; /* of all databases, as well; 0: 512 MiB        */
+    uint32_t hold_ms; /* after a flush by hand: no checkpoint by time for so long; 0: 60 s */
 };
 
 /* Everything after the directory lock (server/daemon.c).  ERR_IO and friends name the path. */

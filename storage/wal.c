@@ -220,9 +220,9 @@ enum err_code wal_append(struct wal *wal, struct disk_wal_record *head, struct i
     if (!wal->unsynced_since_ns) wal->unsynced_since_ns = clock_ns();
     /* A write that waits for its sync should not wait for a second's worth of others. */
     bool is_much = wal->syncer && seg->end - wal->synced_end >= UNSYNCED_BYTES_MAX;
+    atomic_fetch_add_explicit(&wal->bytes, padded(bytes), memory_order_relaxed);
     mutex_unlock(&wal->mu);
     if (is_much) syncer_kick(wal->syncer, wal);
-    atomic_fetch_add_explicit(&wal->bytes, padded(bytes), memory_order_relaxed);
     stat_add(STAT_WAL_RECORDS, 1);
     *lsn = next;
     return ERR_OK;
@@ -548,9 +548,8 @@ void wal_drop_old(struct wal *wal)
     size_t count = wal->old_count;
     memcpy(old, wal->old, count * sizeof old[0]);
     wal->old_count = 0;
-    uint64_t left = wal->current.end - WAL_HEADER_BYTES;
+    atomic_store_explicit(&wal->bytes, wal->current.end - WAL_HEADER_BYTES, memory_order_relaxed);
     mutex_unlock(&wal->mu);
-    atomic_store_explicit(&wal->bytes, left, memory_order_relaxed);
 
     for (size_t i = 0; i < count; i++) {
         /* One is kept for the next checkpoint: a file that exists needs no sync of the directory.
