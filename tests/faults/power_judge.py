@@ -2,10 +2,10 @@
 """Is everything there that was acknowledged before the power went off, and nothing that was not?
 
 A recording's log holds, beside what the file system saw, the marks of the clients: what the daemon
-was asked and what it answered.  Each database belongs to one client, which sends one request after
-the other; so after a cut a database may be as its durable operations left it, or as any of the first
-few operations behind them did: those that were answered without being durable (`periodic`), and last
-the one that had no answer.
+was asked and what it answered.  Each database, or each part of the ids of one ("db-0#1/2"), belongs to
+one client, which sends one request after the other; so after a cut it may be as its durable operations
+left it, or as any of the first few operations behind them did: those that were answered without being
+durable (`periodic`), and last the one that had no answer.
 
     power_judge.py LOG --model strict --seed 7 --images 100     judge images of a recording
     power_judge.py LOG --model strict --cut 815 --image 4711 --keep DIR     judge one, and keep it
@@ -76,6 +76,7 @@ def dump_of(stamp, ids, dimension):
 
 def request_of(name, op, dimension):
     """(method, path, body)"""
+    name = database_of(name)
     base, kind = f"/api/v1/databases/{name}", op[0]
     query = f"?durability={op[-1]}" if op[-1] in ("periodic", "synced") else ""
     if kind == "create":
@@ -183,16 +184,31 @@ class Known:
         self.sure, self.tail, self.answers = state, [], 0
 
 
-def names_of(records):
-    """{database: Known} after the marks among the records."""
-    known = {}
-    for record in records:
-        if record.op == power_loss.MARK:
-            hear(known, json.loads(record.data))
-    return known
+def database_of(name):
+    """The database of a name that may name a part of its ids: "db-0#1/2" is the odd ones."""
+    return name.split("#")[0]
+
+
+def part_of(name, state):
+    """What of the state of its database the name stands for."""
+    if state is None or "#" not in name:
+        return state
+    part, parts = map(int, name.split("#")[1].split("/"))
+    return {**state, "rows": {vector_id: stamp for vector_id, stamp in state["rows"].items()
+                              if number_of(vector_id) % parts == part}}
+
+
+def id_of(number):
+    """Integers and texts."""
+    return number if number % 3 else f"user-{number:04}"
+
+
+def number_of(vector_id):
+    return int(str(vector_id).removeprefix("user-"))
 
 
 def hear(known, mark):
+    """Learn from a mark: {name: Known}."""
     kind, name, what = mark
     if kind == "known":
         known[name] = Known.load(what)
@@ -326,15 +342,18 @@ class Judge:
     def compare(self, daemon, known):
         """The states that were found, by name.  Raises Wrong."""
         talk, found = Talk(daemon), {}
+        names = {database_of(name) for name in known}
         listed = {d["name"] for d in talk.get("/databases")["databases"]}
-        if not listed <= known.keys():
-            raise Wrong(f"databases that were never made: {sorted(listed - known.keys())}")
-        for name, what in known.items():
+        if not listed <= names:
+            raise Wrong(f"databases that were never made: {sorted(listed - names)}")
+        for name in names:
             found[name] = read_state(talk, name)
             if (found[name] is not None) != (name in listed):
                 raise Wrong(f"{name}: the list of databases and itself disagree")
-            if found[name] not in what.states():
-                raise Wrong(f"{name}: {difference(found[name], what)}")
+        for name, what in known.items():
+            part = part_of(name, found[database_of(name)])
+            if part not in what.states():
+                raise Wrong(f"{name}: {difference(part, what)}")
         talk.close()
         self.read_log(daemon)
         return found
@@ -350,7 +369,7 @@ class Judge:
         for name, state in found.items():
             ops = [["create", 5, "synced"]] if state is None else []
             ops += [["batch", [1, "two", 3000], stamp], ["put", 2, stamp + 1],
-                    ["delete", ["two"]], ["flush"], ["put", 7, stamp + 2, "synced"]]
+                    ["delete", ["two"]], ["flush"], ["put", 7, stamp + 2, "synced"], ["compact"]]
             known[name] = Known(state)
             for op in ops:
                 known[name].begin(op)

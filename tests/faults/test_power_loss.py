@@ -15,11 +15,11 @@ import pathlib
 import random
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
 import threading
-import warnings
 
 import pytest
 
@@ -27,32 +27,38 @@ import faults
 import harness
 import power_judge
 import power_loss
+import shim
 from harness import Daemon
 from power_judge import Known, Talk
 
 RECORD_FS = faults.TOOLS / "record_fs"
 JUDGE = pathlib.Path(power_judge.__file__)
 SYNC_DELAY_US = 600
+CLIENTS = 4
 pytestmark = [
     pytest.mark.limit(120 + 60 * faults.SCALE),
     pytest.mark.skipif(not os.access("/dev/fuse", os.R_OK | os.W_OK),
                        reason="power loss: /dev/fuse is not there for us"),
 ]
 
-# Weights of the operations; see power_judge.py.
+# `parts`: so many clients share the ids of a database; else each client has databases of its own.
+# The numbers of "mix" are the weights of the operations; see power_judge.py.
 WORKLOADS = {
-    "put": {"databases": 3, "operations": 150, "kills": 1, "ids": 60, "durable_directory": False,
-            "options": {}, "mix": {"put": 20, "delete": 1, "flush": 1}},
+    "put": {
+        "databases": 2, "parts": 2, "operations": 120, "kills": 2, "ids": 60,
+        "durable_directory": False,
+        "options": {}, "mix": {"put": 20, "delete": 1, "flush": 1}},
     "batch and delete": {
-        "databases": 8, "operations": 60, "kills": 0, "ids": 400, "durable_directory": True,
+        "databases": 8, "parts": 1, "operations": 60, "kills": 0, "ids": 400, "durable_directory": True,
         "options": {"persistence_max_open_files": 5, "persistence_wal_sync_interval_ms": 50},
         "mix": {"batch": 10, "put": 2, "delete": 6, "flush": 1}},
     "checkpoint and compact": {
-        "databases": 3, "operations": 90, "kills": 1, "ids": 300, "durable_directory": True,
+        "databases": 2, "parts": 2, "operations": 80, "kills": 3, "ids": 300,
+        "durable_directory": True,
         "options": {"persistence_flush_interval_seconds": 1, "persistence_mode": "high_throughput"},
         "mix": {"batch": 6, "put": 4, "delete": 5, "flush": 5, "flush all": 2, "compact": 3}},
     "create, drop and restore": {
-        "databases": 7, "operations": 60, "kills": 1, "ids": 80, "durable_directory": True,
+        "databases": 7, "parts": 1, "operations": 60, "kills": 1, "ids": 80, "durable_directory": True,
         "options": {"persistence_max_open_files": 5},
         "mix": {"drop": 3, "restore": 3, "batch": 4, "put": 4, "delete": 2, "flush": 1,
                 "compact": 1}},
@@ -115,18 +121,18 @@ class Recording:
 class Client:
     """Writes to its own databases, one request after the other, and marks each."""
 
-    def __init__(self, recording, workload, known, seed, first_stamp=1):
+    def __init__(self, recording, workload, known, seed, first_stamp):
         self.recording = recording
         self.workload = workload
         self.known = known  # by name
         self.dice = random.Random(seed)
-        self.stamp = int(min(known).rsplit("-", 1)[1]) * 1_000_000 + first_stamp
+        self.stamp = first_stamp
         self.left = workload["operations"]
-        self.refused = []
 
-    def some_ids(self, count):
-        return [n if n % 3 else f"user-{n:04}"
-                for n in self.dice.sample(range(self.workload["ids"]), count)]
+    def some_ids(self, name, count):
+        part, parts = map(int, name.split("#")[1].split("/")) if "#" in name else (0, 1)
+        return [power_judge.id_of(number)
+                for number in self.dice.sample(range(part, self.workload["ids"], parts), count)]
 
     def next_op(self, name):
         state, dice = self.known[name].newest(), self.dice
@@ -135,23 +141,23 @@ class Client:
         self.stamp += 1
         dimension = state["dimension"] if state else dice.choice((3, 8, 24))
         if kind == "restore":
-            return ["restore", dimension, self.some_ids(dice.choice((1, 20))), self.stamp]
+            return ["restore", dimension, self.some_ids(name, dice.choice((1, 20))), self.stamp]
         if state is None:
             return ["create", dimension, dice.choice(("synced", "synced", "periodic"))]
         how = [dice.choice(("periodic", "synced"))] if dice.random() < .2 else []
         if kind == "put":
-            return ["put", *self.some_ids(1), self.stamp, *how]
+            return ["put", *self.some_ids(name, 1), self.stamp, *how]
         if kind == "batch":
-            return ["batch", self.some_ids(dice.choice((2, 5, 20, 60))), self.stamp, *how]
+            return ["batch", self.some_ids(name, dice.choice((2, 5, 20, 60))), self.stamp, *how]
         if kind == "delete":
-            return ["delete", self.some_ids(dice.choice((1, 3, 30))), *how]
+            return ["delete", self.some_ids(name, dice.choice((1, 3, 30))), *how]
         return [kind]
 
-    def run(self, daemon, halted, progress):
-        """Until all is done, or the daemon is killed."""
+    def run(self, daemon, dying, progress):
+        """Until all is done, or the daemon has gone, which it must not before `dying` is set."""
         talk = Talk(daemon)
         names = list(self.known)
-        while self.left and not halted.is_set():
+        while self.left:
             name = self.dice.choice(names)
             known, op = self.known[name], self.next_op(name)
             dimension = (known.newest() or {}).get("dimension")
@@ -160,12 +166,9 @@ class Client:
             try:
                 status, answer = talk(*power_judge.request_of(name, op, dimension))
             except power_judge.BROKEN_OFF:
-                assert halted.is_set(), "the daemon hung up"
+                assert dying.is_set(), "the daemon hung up"
                 return
-            if op[0] == "compact" and status in power_judge.NOT_YET:
-                self.refused.append(status)
-            else:
-                assert status in (200, 201), f"{name}: {op}: {status} {answer}"
+            assert status in (200, 201), f"{name}: {op}: {status} {answer}"
             self.recording.mark("answered", name)
             known.answered()
             self.left -= 1
@@ -175,47 +178,89 @@ class Client:
 def settle(recording, daemon, known, after_kill):
     """What a start shows is what counts from then on."""
     talk = Talk(daemon)
+    found = {name: power_judge.read_state(talk, name)
+             for name in {power_judge.database_of(name) for name in known}}
     for name, what in known.items():
-        found = power_judge.read_state(talk, name)
+        part = power_judge.part_of(name, found[power_judge.database_of(name)])
         allowed = what.states_after_kill() if after_kill else what.states()
-        assert found in allowed, f"{name} after a kill -9: {power_judge.difference(found, what)}"
-        what.settle(found)
+        assert part in allowed, f"{name} after a start: {power_judge.difference(part, what)}"
+        what.settle(part)
         recording.mark("settle", name, what.dump()["sure"])
     talk.close()
+
+
+class Killer:
+    """Starts daemons that end by kill -9 at one of their calls: not before it, not during it."""
+
+    def __init__(self, recording, options, dice):
+        self.shim = shim.Shim(recording.directory, recording.top / "control")
+        self.recording, self.options, self.dice = recording, options, dice
+
+    def start(self):
+        return Daemon(self.recording.directory, env=self.shim.environment(),
+                      **self.options).start()
+
+    def arm(self):
+        """Soon: most often instead of a sync, when what it would cover has just been written."""
+        kinds = shim.SYNC if self.dice.random() < .7 else shim.PERSISTENCE
+        self.shim.arm(kinds, self.dice.randint(1, 12), shim.KILL)
+
+    def collect(self, daemon):
+        assert daemon.wait_exit() == -signal.SIGKILL, "the daemon was not killed"
+        self.shim.disarm()
 
 
 def work(recording, workload, clients, seed):
     """All operations of the clients, with kill -9 and a start now and then in between."""
     dice = random.Random(f"kills/{seed}")
-    daemon = Daemon(recording.directory, **workload["options"]).start()
+    killer = Killer(recording, workload["options"], dice)
+    daemon = killer.start()
+    if workload["parts"] > 1:
+        make_shared(recording, daemon, clients)
     for kills_left in reversed(range(workload["kills"] + 1)):
-        halted, counted = threading.Event(), threading.Semaphore(0)
+        dying, counted = threading.Event(), threading.Semaphore(0)
         todo = sum(client.left for client in clients)
-        share = int(todo * dice.uniform(.3, .7)) if kills_left else todo
-        threads = [(lambda c=c: c.run(daemon, halted, counted.release)) for c in clients]
+        share = int(todo * dice.uniform(.1, .6)) if kills_left else todo
+        threads = [(lambda c=c: c.run(daemon, dying, counted.release)) for c in clients]
 
         def end():
             for _ in range(share):
-                if not counted.acquire(timeout=30 * harness.TIME_SCALE):
-                    break
-            halted.set()
-            daemon.kill()
+                assert counted.acquire(timeout=30 * harness.TIME_SCALE), "the clients are stuck"
+            dying.set()
+            killer.arm()
 
         if kills_left:
             harness.run_threads([*threads, end])
-            daemon = Daemon(recording.directory, **workload["options"]).start()
+            if all(client.left == 0 for client in clients):
+                break  # nothing was left to be killed at
+            killer.collect(daemon)
+            daemon = killer.start()
             for client in clients:
                 settle(recording, daemon, client.known, after_kill=True)
         else:
             harness.run_threads(threads)
+    killer.shim.disarm()
     daemon.stop() if dice.random() < .5 else daemon.kill()
-    warn_of_refused(clients)
 
-
-def warn_of_refused(clients):
-    refused = [status for client in clients for status in client.refused]
-    if refused:
-        warnings.warn(f"{len(refused)} requests to compact were refused with {set(refused)}")
+def make_shared(recording, daemon, clients):
+    """Databases of which several clients have a part."""
+    talk, op = Talk(daemon), {}
+    for client in clients:
+        for name, what in client.known.items():
+            database = power_judge.database_of(name)
+            if database not in op:
+                op[database] = ["create", client.dice.choice((3, 8, 24)),
+                                client.dice.choice(("synced", "synced", "periodic"))]
+            recording.mark("begin", name, op[database])
+            what.begin(op[database])
+    for database in op:
+        status, answer = talk(*power_judge.request_of(database, op[database], None))
+        assert status == 201, answer
+    for client in clients:
+        for name, what in client.known.items():
+            recording.mark("answered", name)
+            what.answered()
+    talk.close()
 
 
 def record(name, seed):
@@ -226,10 +271,11 @@ def record(name, seed):
         (recording.backing / "data").mkdir()
     with recording:
         recording.mark("options", None, workload["options"])
-        names = [f"db-{i}" for i in range(workload["databases"])]
-        count = 4 if len(names) > 4 else len(names)
-        clients = [Client(recording, workload, {name: Known() for name in names[i::count]},
-                          f"{seed}/{i}") for i in range(count)]
+        parts = workload["parts"]
+        names = [f"db-{i}" + (f"#{part}/{parts}" if parts > 1 else "")
+                 for i in range(workload["databases"]) for part in range(parts)]
+        clients = [Client(recording, workload, {name: Known() for name in names[i::CLIENTS]},
+                          f"{seed}/{i}", first_stamp=i * 1_000_000 + 1) for i in range(CLIENTS)]
         work(recording, workload, clients, seed)
     return recording
 
@@ -278,18 +324,37 @@ def record_recovery(name, base, seed):
     recording = Recording(seed)
     recording.backing.rmdir()
     known = leave_an_image(base, seed, recording.backing)
+    dice = random.Random(f"recovery/{seed}")
     with recording:
         recording.mark("options", None, workload["options"])
         for database, what in known.items():
             recording.mark("known", database, what.dump())
-        daemon = Daemon(recording.directory, **workload["options"]).start()
+        killer = Killer(recording, workload["options"], dice)
+        if dice.random() < .5:
+            recover_in_vain(killer, known)
+        daemon = killer.start()
         settle(recording, daemon, known, after_kill=False)
-        if known:
-            client = Client(recording, workload, known, seed, first_stamp=500_000)
+        # whoever made a shared database is not here
+        usable = {name: what for name, what in known.items() if what.sure or "#" not in name}
+        if usable:
+            client = Client(recording, workload, usable, seed, first_stamp=500_000)
             client.run(daemon, threading.Event(), lambda: None)
-            warn_of_refused([client])
         daemon.kill()
     return recording
+
+
+def recover_in_vain(killer, known):
+    """A start that is killed while it looks at its databases."""
+    killer.arm()
+    try:
+        daemon = killer.start()
+        talk = Talk(daemon)
+        for name in known:
+            talk.get(f"/databases/{power_judge.database_of(name)}/vectors?limit=1")
+        killer.shim.disarm()
+        daemon.kill()
+    except (AssertionError, *power_judge.BROKEN_OFF):
+        killer.collect(Daemon.every[-1])
 
 
 def judge(name, recording, seed, images):
