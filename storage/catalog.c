@@ -218,16 +218,35 @@ static enum err_code append(struct catalog *c, const struct buf *records, struct
 {
     mutex_assert_held(&c->mu);
     if (records->failed) return err_set(err, ERR_NOMEM, "out of memory for the catalog");
-    if (c->broken) return err_set(err, ERR_READ_ONLY, "the catalog could not be written earlier");
+    if (c->broken)
+        return err_set(err, ERR_READ_ONLY,
+                       "no database can be created or dropped until restart: " CATALOG_NAME
+                       " could not be written");
     int os_errno = file_write(c->fd, records->data, records->len, c->end);
-    if (os_errno) return err_os(err, os_errno, "write " CATALOG_NAME);
-    os_errno = file_datasync(c->fd);
-    if (os_errno) {
-        c->broken = true;
-        return err_os(err, os_errno, "sync " CATALOG_NAME);
+    bool written = !os_errno;
+    if (written) os_errno = file_datasync(c->fd);
+    if (!os_errno) {
+        c->end += records->len;
+        return ERR_OK;
     }
-    c->end += records->len;
-    return ERR_OK;
+    /* A later start must not find what was refused; after a failed sync, a power cut still may
+     * leave it. */
+    int cut_errno = file_truncate(c->fd, c->end);
+    if (!written && !cut_errno) return err_os(err, os_errno, "write " CATALOG_NAME);
+    c->broken = true;
+    log_error("no database can be created or dropped until restart: %s the catalog failed: %s",
+              written ? "syncing" : "writing", strerror(os_errno));
+    return err_set(err, ERR_READ_ONLY,
+                   "no database can be created or dropped until restart: " CATALOG_NAME
+                   " could not be written");
+}
+
+bool catalog_is_broken(struct catalog *c)
+{
+    mutex_lock(&c->mu);
+    bool broken = c->broken;
+    mutex_unlock(&c->mu);
+    return broken;
 }
 
 static enum err_code append_one(struct catalog *c, enum catalog_type type,

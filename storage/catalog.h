@@ -32,7 +32,7 @@ typedef void catalog_entry_fn(void *ctx, const struct catalog_entry *entry);
 MUST_CHECK enum err_code catalog_open(int dir_fd, catalog_entry_fn *fn, void *ctx,
                                       struct catalog **out, bool *was_clean, bool *was_lost,
                                       struct err *err);
-/* Durable when they return. */
+/* Durable when they return.  ERR_READ_ONLY: this sync failed, or one before; until restart. */
 MUST_CHECK enum err_code catalog_add(struct catalog *c, const struct catalog_entry *entry,
                                      struct err *err);
 MUST_CHECK enum err_code catalog_drop(struct catalog *c, const char *name, const uint8_t uuid[16],
@@ -47,6 +47,8 @@ MUST_CHECK enum err_code catalog_rewrite(struct catalog *c,
 /* What the rewrite of a start would have said, in place: the catalog is in use, its counts are old.
  * Needs no room, but a catalog. */
 MUST_CHECK enum err_code catalog_mark_in_use(struct catalog *c, bool was_clean, struct err *err);
+/* A record may be on disk that was refused: nothing is added any more.  From any thread. */
+bool catalog_is_broken(struct catalog *c);
 void catalog_close(struct catalog *c);
 
 #endif

@@ -176,7 +176,7 @@ static int ckpt_check(int fd, struct disk_ckpt_header *h, struct disk_ckpt_foote
     return os_errno;
 }
 
-/* Step 4: the blocks of a complete .ckpt to their places.  Idempotent. */
+/* Step 4: the blocks of a complete .ckpt to their places, to be synced there.  Idempotent. */
 static int ckpt_copy_in_place(int fd, const uint64_t *blocks, size_t count, int jvdb_fd)
 {
     uint8_t *buffer = mem_zalloc(COPY_BYTES);
@@ -200,7 +200,7 @@ static int ckpt_copy_in_place(int fd, const uint64_t *blocks, size_t count, int 
         highest = written = 0;
     }
     mem_free(buffer);
-    return os_errno ? os_errno : file_datasync(jvdb_fd);
+    return os_errno;
 }
 
 enum err_code checkpoint_apply_leftover(int dir_fd, const char *name, int jvdb_fd,
@@ -241,11 +241,13 @@ enum err_code checkpoint_apply_leftover(int dir_fd, const char *name, int jvdb_f
         /* After kill -9 it may be in the page cache alone. */
         os_errno = file_datasync(fd);
         if (!os_errno) os_errno = file_sync(dir_fd);
-        if (!os_errno)
-            os_errno = file_read(fd, blocks, f.block_count * sizeof *blocks,
-                                 BLOCK_BYTES + f.block_count * BLOCK_BYTES);
+        if (os_errno) goto unsynced;
+        os_errno = file_read(fd, blocks, f.block_count * sizeof *blocks,
+                             BLOCK_BYTES + f.block_count * BLOCK_BYTES);
         if (!os_errno) os_errno = ckpt_copy_in_place(fd, blocks, f.block_count, jvdb_fd);
         if (os_errno) goto out;
+        os_errno = file_datasync(jvdb_fd);
+        if (os_errno) goto unsynced;
         *applied = true;
         log_info("database \"%s\": finished the checkpoint at LSN %" PRIu64
                  " that a stop had interrupted",
@@ -257,6 +259,11 @@ out:
     file_close(fd);
     mem_free(blocks);
     return rc;
+unsynced:
+    rc = err_set(err, ERR_QUARANTINED,
+                 "%s could not be synced (%s); closed until a restart of the server", file_name,
+                 strerror(os_errno));
+    goto out;
 }
 
 /* ---- one checkpoint ---- */
@@ -653,6 +660,7 @@ static enum err_code save(struct run *run, struct err *err)
         return database_check_read(db, run->file, rc, err);
     }
     os_errno = ckpt_copy_in_place(run->out.fd, run->out.blocks, run->out.count, run->file->fd);
+    if (!os_errno) os_errno = file_datasync(run->file->fd);
     if (os_errno) return fail_for_good(db, os_errno, "writing its file", err);
     finish(run);
     return ERR_OK;
@@ -774,7 +782,7 @@ enum err_code checkpoint_close(struct database *db, struct err *err)
     int os_errno = file_read(db->store->file.fd, &sb, sizeof sb, from * BLOCK_BYTES);
     if (!os_errno) os_errno = file_write(db->store->file.fd, &sb, sizeof sb, to * BLOCK_BYTES);
     if (!os_errno) os_errno = file_datasync(db->store->file.fd);
-    if (os_errno) rc = err_os(err, os_errno, "write the superblocks of \"%s\"", db->name);
+    if (os_errno) rc = fail_for_good(db, os_errno, "writing its superblocks", err);
     db->store->file.superblocks_alike = rc == ERR_OK;
     mutex_unlock(&db->checkpoint_mu);
     return rc;

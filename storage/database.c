@@ -137,16 +137,20 @@ enum err_code database_check_readable(struct database *db, struct err *err)
                    db->reason);
 }
 
-enum err_code database_check_writable(struct database *db, struct err *err)
+bool database_has_failed(struct database *db, struct err *err)
 {
-    enum err_code rc = database_check_readable(db, err);
-    if (rc) return rc;
+    if (database_check_readable(db, err)) return true;
     bool broken = atomic_load_explicit(&db->failed, memory_order_acquire) == ERR_READ_ONLY ||
                   (db->wal && wal_is_broken(db->wal));
-    if (!broken) return ERR_OK;
-    return err_set(err, ERR_READ_ONLY,
-                   "database \"%s\" is read-only until restart: writing it to disk failed",
-                   db->name);
+    if (!broken) return false;
+    err_set(err, ERR_READ_ONLY,
+            "database \"%s\" is read-only until restart: writing it to disk failed", db->name);
+    return true;
+}
+
+enum err_code database_check_writable(struct database *db, struct err *err)
+{
+    return database_has_failed(db, err) ? err->code : ERR_OK;
 }
 
 bool database_is_dirty(struct database *db)

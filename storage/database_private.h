@@ -148,6 +148,8 @@ void database_fall_back(void *ctx);
 void database_publish_store(struct database *db, uint64_t lsn, struct store *store);
 uint32_t database_row_crc(const struct database *db, const struct disk_wal_op *op,
                           const float *vector);
+/* It was quarantined or became read-only while it was open: *err.  Opened again it would forget. */
+bool database_has_failed(struct database *db, struct err *err);
 /* Damage was found: everything but closing is refused from now on. */
 void database_quarantine(struct database *db, const struct err *err);
 /* Quarantine the database because `what` ("a slot") is damaged; returns ERR_CORRUPT. */

@@ -335,6 +335,8 @@ static enum err_code close_database(struct engine *e, struct database *db, bool 
     if (!damaged && (!keep_log || is_long || wal_segments(db->wal) >= WAL_SEGMENTS_MANY))
         rc = keep_log ? checkpoint_run(db, err) : checkpoint_close(db, err);
     *has_log = database_is_dirty(db);
+    /* No clean stop: its log may hold what was not acknowledged. */
+    if (!rc && !damaged && database_has_failed(db, err)) rc = err->code;
     /* What periodic durability has not synced yet must not hang on a closed log. */
     struct err ignored;
     if (*has_log && !wal_is_broken(db->wal) && wal_sync(db->wal, rc ? &ignored : err) && !rc)
@@ -347,9 +349,15 @@ static enum err_code drop(struct engine *e, const char *name, const uint8_t uuid
                           struct database *db, struct err *err)
 {
     struct persistent *p = self(e);
+    bool was_broken = catalog_is_broken(p->catalog);
     database_free(db);
     enum err_code rc = catalog_drop(p->catalog, name, uuid, err);
     if (rc && reserve_use(p->reserve, err)) rc = catalog_drop(p->catalog, name, uuid, err);
+    /* A write to it could be lost with it. */
+    if (rc && !was_broken && catalog_is_broken(p->catalog))
+        return err_set(err, ERR_QUARANTINED,
+                       "only a restart of the server can tell whether it is dropped: the catalog "
+                       "could not be synced");
     if (rc) return rc;
     bury(&p->dead, name, uuid);
     finish_drop(p, name, uuid);

@@ -266,6 +266,13 @@ static enum err_code quarantined(const struct entry *e, struct err *err)
                    e->quarantined ? e->reason : e->db->reason);
 }
 
+static void quarantine(struct entry *e, const struct err *err)
+{
+    e->quarantined = true;
+    snprintf(e->reason, sizeof e->reason, "%s", err->msg);
+    log_error("database \"%s\" is quarantined: %s", e->info.name, e->reason);
+}
+
 /* Open a CLOSED entry; the lock is released meanwhile.  On success it is OPEN with one pin. */
 static enum err_code open_entry(struct file_cache *c, struct entry *e, struct err *err)
 {
@@ -296,9 +303,7 @@ static enum err_code open_entry(struct file_cache *c, struct entry *e, struct er
         e->info.has_log = had_log;
         if (had_log) c->kept_logs++;
         if (rc == ERR_CORRUPT || rc == ERR_QUARANTINED) {
-            e->quarantined = true;
-            snprintf(e->reason, sizeof e->reason, "%s", err->msg);
-            log_error("database \"%s\" is quarantined: %s", e->info.name, e->reason);
+            quarantine(e, err);
             return quarantined(e, err);
         }
         return rc;
@@ -448,6 +453,8 @@ enum err_code file_cache_drop(struct file_cache *c, const char *name, struct err
     while (e->pins > 0 || e->state == OPENING || e->state == CLOSING)
         mutex_wait(&c->changed, &c->mu);
     struct database *db = e->db;
+    struct err failure;
+    bool failed = db && database_has_failed(db, &failure);
     if (e->state == OPEN) {
         lru_remove(c, e);
         remember_counts(e);
@@ -459,6 +466,7 @@ enum err_code file_cache_drop(struct file_cache *c, const char *name, struct err
     mutex_lock(&c->mu);
     if (db) c->open_files--;
     if (rc) { /* it is still there, closed */
+        if (rc == ERR_QUARANTINED || failed) quarantine(e, failed ? &failure : err);
         e->dropping = false;
         e->state = CLOSED;
         if (db && !e->info.has_log) c->kept_logs++;

@@ -1,5 +1,6 @@
 #include "storage/manifest.h"
 
+#include <errno.h>
 #include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
@@ -107,18 +108,22 @@ struct disk_superblock superblock_make(const struct jvdb_file *f, const struct b
 
 /* ---- reading ---- */
 
-static bool manifest_is_intact(int fd, const struct disk_superblock *sb, uint8_t **bytes)
+/* A read that fails is no damage, and no proof that there is none: *os_errno. */
+static bool manifest_is_intact(int fd, const struct disk_superblock *sb, uint8_t **bytes,
+                               int *os_errno)
 {
+    uint64_t size = 0;
+    *os_errno = file_size(fd, &size);
+    if (*os_errno || sb->manifest_at > size || sb->manifest_bytes > size - sb->manifest_at)
+        return false;
     if (sb->manifest_bytes < sizeof(struct disk_manifest) ||
         sb->manifest_bytes > MANIFEST_BYTES_MAX ||
         sb->manifest_at < SUPERBLOCK_COUNT * BLOCK_BYTES || sb->manifest_at % BLOCK_BYTES ||
         sb->manifest_bytes % BLOCK_BYTES)
         return false;
     *bytes = mem_try(sb->manifest_bytes);
-    if (!*bytes) return false;
-    if (file_read(fd, *bytes, sb->manifest_bytes, sb->manifest_at) == 0 &&
-        crc32c(0, *bytes, sb->manifest_bytes) == sb->manifest_crc)
-        return true;
+    *os_errno = *bytes ? file_read(fd, *bytes, sb->manifest_bytes, sb->manifest_at) : ENOMEM;
+    if (!*os_errno && crc32c(0, *bytes, sb->manifest_bytes) == sb->manifest_crc) return true;
     mem_free(*bytes);
     *bytes = NULL;
     return false;
@@ -128,10 +133,16 @@ enum err_code superblock_read(int fd, const char *file_name, struct disk_superbl
                               bool *alike, struct err *err)
 {
     bool found = false, seen_magic = false;
+    uint64_t size = 0;
     *alike = false;
+    int os_errno = file_size(fd, &size);
+    if (os_errno) return err_os(err, os_errno, "read %s", file_name);
     for (int i = 0; i < SUPERBLOCK_COUNT; i++) {
         struct disk_superblock sb;
-        if (file_read(fd, &sb, sizeof sb, (uint64_t)i * BLOCK_BYTES) != 0) continue;
+        if (size < (uint64_t)i * BLOCK_BYTES + sizeof sb) continue;
+        /* The copy that cannot be read may be the newer one. */
+        os_errno = file_read(fd, &sb, sizeof sb, (uint64_t)i * BLOCK_BYTES);
+        if (os_errno) return err_os(err, os_errno, "read the superblocks of %s", file_name);
         if (memcmp(sb.magic, SUPERBLOCK_MAGIC, sizeof sb.magic) != 0) continue;
         seen_magic = true;
         /* A newer format may checksum otherwise: the version is looked at first. */
@@ -146,8 +157,10 @@ enum err_code superblock_read(int fd, const char *file_name, struct disk_superbl
                            "wrote it",
                            file_name);
         uint8_t *bytes = NULL;
-        if (!manifest_is_intact(fd, &sb, &bytes)) continue;
+        bool intact = manifest_is_intact(fd, &sb, &bytes, &os_errno);
         mem_free(bytes);
+        if (os_errno) return err_os(err, os_errno, "read the manifest of %s", file_name);
+        if (!intact) continue;
         *alike = found && memcmp(&sb, out, sizeof sb) == 0;
         if (!found || sb.generation > out->generation) *out = sb;
         found = true;
@@ -357,8 +370,11 @@ enum err_code manifest_read(int fd, const struct disk_superblock *sb, struct jvd
                        f->file_name, size, sb->file_bytes);
     *m = (struct manifest){0};
     enum err_code rc = ERR_OK;
-    if (!manifest_is_intact(fd, sb, &bytes) || !manifest_parse(bytes, sb, f, extents, m)) {
-        rc = refused(f->file_name, m, err);
+    bool good =
+        manifest_is_intact(fd, sb, &bytes, &os_errno) && manifest_parse(bytes, sb, f, extents, m);
+    if (!good) {
+        rc = os_errno ? err_os(err, os_errno, "read the manifest of %s", f->file_name)
+                      : refused(f->file_name, m, err);
         goto out;
     }
     f->file_bytes = sb->file_bytes;
@@ -386,9 +402,12 @@ enum err_code manifest_peek(int fd, const char *file_name, const struct disk_sup
 {
     uint8_t *bytes = NULL;
     *m = (struct manifest){0};
-    bool good = manifest_is_intact(fd, sb, &bytes) && manifest_parse(bytes, sb, NULL, NULL, m);
+    int os_errno;
+    bool good =
+        manifest_is_intact(fd, sb, &bytes, &os_errno) && manifest_parse(bytes, sb, NULL, NULL, m);
     mem_free(bytes);
     if (good) return ERR_OK;
     manifest_deinit(m);
+    if (os_errno) return err_os(err, os_errno, "read the manifest of %s", file_name);
     return refused(file_name, m, err);
 }

@@ -32,7 +32,7 @@ struct disk_superblock superblock_make(const struct jvdb_file *f, const struct b
                                        uint64_t manifest_at, uint64_t file_bytes);
 
 /* The newest intact superblock of an open file; *alike: both say the same.  ERR_CORRUPT: none;
- * ERR_QUARANTINED: of a newer format.  Never writes. */
+ * ERR_QUARANTINED: of a newer format; others: it could not be read.  Never writes. */
 MUST_CHECK enum err_code superblock_read(int fd, const char *file_name, struct disk_superblock *out,
                                          bool *alike, struct err *err);
 /* Read the manifest that `sb` names; fills *m and the extents, space, sums and sizes of `f`, which

@@ -248,7 +248,11 @@ static enum err_code open_log(struct database *db, const struct database_open_op
                   " bytes) in %.1f ms",
                   db->name, found.records, found.bytes, (double)(clock_ns() - begun) / 1e6);
         int os_errno = file_datasync(db->store->file.fd);
-        if (os_errno) return err_os(err, os_errno, "sync %s", db->store->file.file_name);
+        if (os_errno)
+            return err_set(err, ERR_QUARANTINED,
+                           "its file could not be synced (%s); closed until a restart of the "
+                           "server",
+                           strerror(os_errno));
     }
     file_close(db->store->file.fd);
     db->store->file.fd = -1;

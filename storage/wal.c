@@ -668,7 +668,10 @@ static enum err_code replay_file(struct replay *rp, struct segment *seg, uint64_
     enum err_code rc = ERR_OK;
     if (record_is_intact(bytes, size, WAL_HEADER_BYTES, seg->salt)) {
         int os_errno = file_datasync(seg->fd);
-        if (os_errno) rc = err_os(err, os_errno, "sync the log of \"%s\"", rp->wal->name);
+        if (os_errno) /* and never tried again */
+            rc = err_set(err, ERR_QUARANTINED,
+                         "its log could not be synced (%s); closed until a restart of the server",
+                         strerror(os_errno));
     }
     if (!rc) rc = replay_segment(rp, seg, end_lsn, bytes, size, err);
     /* Zeros would pass for the end of the log. */
