@@ -6,8 +6,8 @@
  *   SHIM_CONTROL   a file of CONTROL_BYTES, mapped shared: a test arms, disarms and reads it while
  *                  the process runs, and still has the counts after it was killed
  *
- * Counts are of the process, over all of its threads.  A descriptor is looked at once, when it is
- * opened; a call that makes one (open) is judged by its path.
+ * Counts are of the process, over all of its threads.  An open or an unlink of a name that is not
+ * there does not count: the daemon looks for many that never are.
  */
 #include <dlfcn.h>
 #include <errno.h>
@@ -179,7 +179,7 @@ static ssize_t half_write(int fd, const struct iovec *iov, int count, off_t at, 
     size_t bytes = 0;
     for (int i = 0; i < count; i++)
         bytes += iov[i].iov_len;
-    size_t left = bytes / 2, done = 0;
+    size_t left = (bytes + 1) / 2, done = 0;
     for (int i = 0; i < count && left; i++) {
         size_t part = iov[i].iov_len < left ? iov[i].iov_len : left;
         long n = part == 0 ? 0
@@ -353,16 +353,24 @@ int linkat(int from_dir, const char *from, int to_dir, const char *to, int flags
     return next(from_dir, from, to_dir, to, flags);
 }
 
+static bool exists(int dir_fd, const char *name)
+{
+    return syscall(SYS_faccessat, dir_fd, name, F_OK) == 0;
+}
+
 int unlink(const char *name)
 {
     NEXT(unlink);
-    return path_is_ours(AT_FDCWD, name) && failed(KIND_UNLINK, -1, name) ? -1 : next(name);
+    if (path_is_ours(AT_FDCWD, name) && exists(AT_FDCWD, name) && failed(KIND_UNLINK, -1, name))
+        return -1;
+    return next(name);
 }
 
 int unlinkat(int dir_fd, const char *name, int flags)
 {
     NEXT(unlinkat);
-    if (path_is_ours(dir_fd, name) && failed(KIND_UNLINK, -1, name)) return -1;
+    if (path_is_ours(dir_fd, name) && exists(dir_fd, name) && failed(KIND_UNLINK, -1, name))
+        return -1;
     return next(dir_fd, name, flags);
 }
 
@@ -373,6 +381,12 @@ static mode_t mode_of(int flags, va_list args)
     return flags & (O_CREAT | __O_TMPFILE) ? va_arg(args, mode_t) : 0;
 }
 
+static bool open_failed(int dir_fd, const char *path, int flags)
+{
+    return path_is_ours(dir_fd, path) && (flags & O_CREAT || exists(dir_fd, path)) &&
+           failed(KIND_OPEN, -1, path);
+}
+
 #define OPEN(name)                                                                                 \
     int name(const char *path, int flags, ...)                                                     \
     {                                                                                              \
@@ -381,7 +395,7 @@ static mode_t mode_of(int flags, va_list args)
         va_start(args, flags);                                                                     \
         mode_t mode = mode_of(flags, args);                                                        \
         va_end(args);                                                                              \
-        if (path_is_ours(AT_FDCWD, path) && failed(KIND_OPEN, -1, path)) return -1;                \
+        if (open_failed(AT_FDCWD, path, flags)) return -1;                                         \
         int fd = next(path, flags, mode);                                                          \
         forget(fd);                                                                                \
         return fd;                                                                                 \
@@ -397,7 +411,7 @@ OPEN(open64)
         va_start(args, flags);                                                                     \
         mode_t mode = mode_of(flags, args);                                                        \
         va_end(args);                                                                              \
-        if (path_is_ours(dir_fd, path) && failed(KIND_OPEN, -1, path)) return -1;                  \
+        if (open_failed(dir_fd, path, flags)) return -1;                                           \
         int fd = next(dir_fd, path, flags, mode);                                                  \
         forget(fd);                                                                                \
         return fd;                                                                                 \
