@@ -205,7 +205,8 @@ static enum err_code replay_record(void *ctx, const struct disk_wal_record *reco
     for (uint32_t i = 0; i < record->op_count; i++)
         puts += rp->ops[i].head.kind == WAL_OP_PUT;
     enum err_code rc = jvdb_file_writable(&db->store->file, err);
-    if (!rc) rc = database_reserve(db, slots, records_bytes, puts, err);
+    if (rc) return rc;
+    rc = database_reserve(db, slots, records_bytes, puts, err);
     if (rc && reserve_use(db->reserve, err))
         rc = database_reserve(db, slots, records_bytes, puts, err);
     for (uint32_t i = 0; i < record->op_count; i++)
