@@ -736,13 +736,12 @@ enum err_code checkpoint_lock(struct database *db, struct err *err)
     }
 }
 
-enum err_code checkpoint_run(struct database *db, struct err *err)
+static enum err_code run_once(struct database *db, bool always, uint64_t bytes_max, struct err *err)
 {
-    if (!db->wal || !database_is_dirty(db)) return ERR_OK;
     enum err_code rc = checkpoint_lock(db, err);
     if (rc && reserve_use(db->reserve, err)) rc = checkpoint_lock(db, err);
     if (rc) return rc;
-    if (database_is_dirty(db)) {
+    if (always || (database_is_dirty(db) && wal_bytes(db->wal) >= bytes_max)) {
         rc = run_locked(db, err);
         if (rc && reserve_use(db->reserve, err)) rc = run_locked(db, err);
     }
@@ -750,23 +749,28 @@ enum err_code checkpoint_run(struct database *db, struct err *err)
     return rc;
 }
 
+/* With whatever room, descriptors and mappings can be had for it. */
+static enum err_code run_if(struct database *db, bool always, uint64_t bytes_max, struct err *err)
+{
+    enum err_code rc = run_once(db, always, bytes_max, err);
+    for (int i = 0; rc && database_relieve(db, i, err); i++)
+        rc = run_once(db, always, bytes_max, err);
+    return rc;
+}
+
+enum err_code checkpoint_run(struct database *db, struct err *err)
+{
+    return db->wal && database_is_dirty(db) ? run_if(db, false, 0, err) : ERR_OK;
+}
+
 enum err_code checkpoint_rewrite(struct database *db, struct err *err)
 {
-    if (!db->wal) return ERR_OK;
-    enum err_code rc = checkpoint_lock(db, err);
-    if (rc) return rc;
-    rc = run_locked(db, err);
-    mutex_unlock(&db->checkpoint_mu);
-    return rc;
+    return db->wal ? run_if(db, true, 0, err) : ERR_OK;
 }
 
 enum err_code checkpoint_shorten_log(struct database *db, uint64_t bytes_max, struct err *err)
 {
-    enum err_code rc = checkpoint_lock(db, err);
-    if (rc) return rc;
-    if (wal_bytes(db->wal) >= bytes_max && database_is_dirty(db)) rc = run_locked(db, err);
-    mutex_unlock(&db->checkpoint_mu);
-    return rc;
+    return run_if(db, false, bytes_max, err);
 }
 
 enum err_code checkpoint_close(struct database *db, struct err *err)

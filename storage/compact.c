@@ -326,6 +326,7 @@ static enum err_code take_over(struct compaction *c, struct err *err)
     st->counts.next_id = old->counts.next_id;
     if (db->wal) {
         rc = checkpoint_finish_new(c->copy, old->file.generation + 1, lsn, err);
+        rc = database_check_read(db, &st->file, rc, err);
         if (!rc) rc = rename_copy(c, &renamed, err);
         /* The segments before this one can go: nothing in them is newer than the file. */
         if (!rc) rc = wal_switch(db->wal, err);
@@ -401,6 +402,7 @@ enum err_code compact_run(struct database *db, const struct compact_options *opt
     mutex_lock(&db->compact_mu);
     result->bytes_before = atomic_load(&db->file_bytes);
     enum err_code rc = check_cancelled(c, err);
+    if (!rc) rc = reserve_check(db->reserve, err);
     if (!rc) rc = copy_begin(c, err);
     if (rc) goto out;
 

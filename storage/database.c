@@ -174,7 +174,13 @@ bool database_is_held(struct database *db)
 
 /* ---- the descriptor for writing ---- */
 
-enum err_code database_writer_ready(struct database *db, enum patience patience, struct err *err)
+bool database_relieve(struct database *db, int attempt, const struct err *err)
+{
+    enum { ATTEMPTS_MAX = 16 };
+    return attempt < ATTEMPTS_MAX && db->host.relieve && db->host.relieve(db->host.ctx, err);
+}
+
+static enum err_code writer_ready(struct database *db, enum patience patience, struct err *err)
 {
     if (db->dir_fd < 0) return ERR_OK;
     enum err_code rc = ERR_OK;
@@ -210,6 +216,16 @@ enum err_code database_writer_ready(struct database *db, enum patience patience,
     }
     mutex_unlock(&db->writer);
     if ((already || rc) && db->host.writer_closed) db->host.writer_closed(db->host.ctx);
+    return rc;
+}
+
+enum err_code database_writer_ready(struct database *db, enum patience patience, struct err *err)
+{
+    enum err_code rc = writer_ready(db, patience, err);
+    if (rc == ERR_OVERLOADED && patience == PATIENCE_NONE)
+        return err_set(err, ERR_WOULD_BLOCK, "too few descriptors");
+    for (int i = 0; rc && database_relieve(db, i, err); i++)
+        rc = writer_ready(db, patience, err);
     return rc;
 }
 

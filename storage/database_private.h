@@ -29,6 +29,9 @@ struct database_host {
     /* About to open a descriptor for writing, not under any lock. */
     enum err_code (*writer_opens)(void *ctx, enum patience patience, struct err *err);
     void (*writer_closed)(void *ctx);
+    /* Something failed, under no lock now.  True: for want of descriptors or mappings, and some
+     * other database was closed for it: try again. */
+    bool (*relieve)(void *ctx, const struct err *err);
     void *ctx;
 };
 
@@ -171,6 +174,9 @@ uint64_t database_dirty_bytes(struct database *db);
 bool database_is_held(struct database *db);
 /* If the descriptor for writing was not used for a while: sync and close it. */
 void database_close_idle_writer(struct database *db, uint64_t idle_ns);
+/* Something failed with `err`, and no lock is held: true if it is worth another try, the
+ * `attempt`-th (from 0), because others gave up descriptors or mappings for it. */
+bool database_relieve(struct database *db, int attempt, const struct err *err);
 /* The descriptor is open, and the host knows.  Call before taking `writer`. */
 MUST_CHECK enum err_code database_writer_ready(struct database *db, enum patience patience,
                                                struct err *err);

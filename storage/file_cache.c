@@ -9,6 +9,7 @@
  */
 #include "storage/file_cache.h"
 
+#include <errno.h>
 #include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
@@ -25,6 +26,7 @@
 enum {
     WAIT_FOR_ROOM_S = 5, /* then 503 overloaded                                           */
     CLOSE_THREADS = 8,
+    RELIEFS_MAX = 16,       /* databases that are closed for the sake of one opening         */
     KEPT_LOGS_MAX = 256,    /* closed databases that a crash may leave to be replayed        */
     INLINE_CHECKS_MAX = 16, /* files looked at (check_counts()) on a thread that must not wait */
     EVICTION_RING = 4096,   /* times of the last evictions, for the rate over a minute       */
@@ -214,7 +216,47 @@ static bool make_room(struct file_cache *c)
     return true;
 }
 
+/* Not every open database has a descriptor: only one that wrote. */
+static struct entry *pick_relief(struct file_cache *c, int os_errno)
+{
+    struct entry *victim = pick_victim(c);
+    if (os_errno == ENOMEM) return victim; /* every one has mappings */
+    for (struct entry *e = victim; e; e = e->newer)
+        if (e->pins == 0 && !e->dropping && !atomic_load(&e->db->failed) && e->db->wal &&
+            !wal_is_broken(e->db->wal) &&
+            (wal_is_started(e->db->wal) || atomic_load(&e->db->has_writer_fd)))
+            return e;
+    return NULL;
+}
+
+static bool relieve_locked(struct file_cache *c, const struct err *err)
+{
+    static _Thread_local bool busy; /* a closing that meets the same want */
+    bool wanted = err->os_errno == EMFILE || err->os_errno == ENFILE || err->os_errno == ENOMEM;
+    if (!wanted || busy || !c->engine->ops->can_evict) return false;
+    struct entry *victim = pick_relief(c, err->os_errno);
+    if (!victim) return false;
+    busy = true;
+    evict(c, victim);
+    busy = false;
+    return true;
+}
+
+bool file_cache_relieve(struct file_cache *c, const struct err *err)
+{
+    mutex_lock(&c->mu);
+    bool relieved = relieve_locked(c, err);
+    mutex_unlock(&c->mu);
+    return relieved;
+}
+
 /* ---- what a database tells (struct database_host) ---- */
+
+static bool relieve(void *ctx, const struct err *err)
+{
+    struct entry *e = ctx;
+    return file_cache_relieve(e->cache, err);
+}
 
 static enum err_code writer_opens(void *ctx, enum patience patience, struct err *err)
 {
@@ -291,10 +333,13 @@ static enum err_code open_entry(struct file_cache *c, struct entry *e, struct er
     e->hints.lsn_min = e->info.last_lsn;
     mutex_unlock(&c->mu);
 
-    struct database_host host = {writer_opens, writer_closed, e};
+    struct database_host host = {writer_opens, writer_closed, relieve, e};
     struct database *db = NULL;
     enum err_code rc = c->engine->ops->open(c->engine, e->info.name, e->info.uuid, &e->info.schema,
                                             e->hints, &host, &db, err);
+    for (int i = 0; rc && i < RELIEFS_MAX && file_cache_relieve(c, err); i++)
+        rc = c->engine->ops->open(c->engine, e->info.name, e->info.uuid, &e->info.schema, e->hints,
+                                  &host, &db, err);
     mutex_lock(&c->mu);
     pthread_cond_broadcast(&c->changed);
     if (rc) {

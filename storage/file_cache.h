@@ -45,6 +45,10 @@ MUST_CHECK enum err_code file_cache_acquire(struct file_cache *c, const char *na
 void file_cache_retain(struct database *db);
 void file_cache_release(struct database *db);
 
+/* Something failed with `err`.  True: for want of descriptors or mappings, and a database that
+ * nobody uses was closed for it: try again. */
+bool file_cache_relieve(struct file_cache *c, const struct err *err);
+
 /* Wait until nobody uses it, then have the engine drop it, and forget it. */
 MUST_CHECK enum err_code file_cache_drop(struct file_cache *c, const char *name, struct err *err);
 

@@ -114,6 +114,15 @@ enum err_code flusher_flush_all(struct flusher *f, enum flush_reason reason, siz
     r.closed_ones = true;
     r.name[0] = '\0';
     parallel_run(f->threads, flush_some, &r);
+    if (r.rc && r.err.os_errno && (r.rc == ERR_OVERLOADED || r.rc == ERR_NOMEM)) {
+        /* Too few descriptors or mappings for so many at a time. */
+        r.rc = ERR_OK;
+        for (int i = 0; i < 2; i++) {
+            r.closed_ones = i == 1;
+            r.name[0] = '\0';
+            flush_some(&r);
+        }
+    }
     mutex_unlock(&f->whole);
     mutex_deinit(&r.mu);
     if (reason == FLUSH_BY_HAND) file_cache_hold_all(f->cache, r.rc ? 0 : clock_ns() + f->hold_ns);

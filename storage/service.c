@@ -20,6 +20,8 @@
 
 enum { FIRST_SCRUB_MS_MAX = 3600 * 1000 };
 
+enum { RELIEFS_MAX = 16 }; /* databases that are closed for the sake of a new one */
+
 struct service {
     struct engine *engine;
     struct file_cache *cache;
@@ -158,6 +160,8 @@ enum err_code service_create(struct service *s, const char *name, const struct s
     if (rc == ERR_DATABASE_EXISTS && if_missing) return compare_existing(s, name, schema, err);
     if (rc) return rc;
     rc = s->engine->ops->create(s->engine, name, entry.uuid, schema, err);
+    for (int i = 0; rc && i < RELIEFS_MAX && file_cache_relieve(s->cache, err); i++)
+        rc = s->engine->ops->create(s->engine, name, entry.uuid, schema, err);
     file_cache_settle(s->cache, name, rc == ERR_OK);
     if (rc) return rc;
     *created = true;

@@ -1,12 +1,16 @@
 """An environment that fails: files that lose their bytes, no descriptors, no memory, a read-only or
 foreign directory, a second daemon.  The daemon goes on, says what is wrong, and tells no lie."""
 import os
+import resource
+import socket
 import threading
+import time
 
 import numpy as np
 import pytest
 
 import faults
+import harness
 from harness import bits, random_rows, run_threads
 
 DIMENSION = 24
@@ -148,3 +152,112 @@ def test_a_file_cut_short_while_it_is_searched_listed_and_written_gives_no_wrong
         assert daemon.rows("other") == other
     daemon.signal(15)
     assert daemon.wait_exit() in (0, 1)
+
+
+# ---- too few descriptors, too little memory ----
+
+def descriptors(daemon):
+    return len(os.listdir(f"/proc/{daemon.pid}/fd"))
+
+
+def limit(daemon, what, value):
+    """Set the soft limit; returns what it was."""
+    was, most = resource.prlimit(daemon.pid, what)
+    resource.prlimit(daemon.pid, what, (value, most))
+    return was
+
+
+@pytest.mark.limit(120)
+def test_without_descriptors_idle_databases_are_closed_for_those_in_use(daemons):
+    daemon = daemons(persistence_max_open_files=1000, server_max_connections=100)
+    names = [f"d{i:03}" for i in range(100)]
+    want = {}
+    for i, name in enumerate(names):
+        daemon.create(name, 4)
+    daemon.get("/databases")
+    limit(daemon, resource.RLIMIT_NOFILE, descriptors(daemon) + 8)
+    for turn in range(2):
+        for i, name in enumerate(names):
+            row = {"vector_id": turn, "data": [float(i), float(turn), 0, 1]}
+            daemon.post(f"/databases/{name}/vectors", row, 201)
+            want[name, turn] = row["data"]
+    daemon.create("more", 4)
+    daemon.post("/storage/flush", status=200)
+    for (name, turn), data in want.items():
+        assert daemon.get(f"/databases/{name}/vectors/{turn}").json()["data"] == data
+    for name in names[::7]:
+        daemon.delete(f"/databases/{name}/vectors/0")
+        daemon.delete(f"/databases/{name}")
+    assert not any("quarantined" in line for line in daemon.lines)
+    assert daemon.stats()["lru_evictions"] > 50
+
+
+def test_without_any_descriptor_requests_are_503_and_connections_wait_without_spinning(daemons):
+    daemon = daemons()
+    daemon.create("docs", 4)
+    daemon.create("closed", 4)
+    daemon.post("/databases/docs/vectors", {"vector_id": 1, "data": [1, 2, 3, 4]}, 201)
+    daemon.post("/storage/flush")
+    before = limit(daemon, resource.RLIMIT_NOFILE, 3)
+    assert daemon.get("/databases/docs/vectors/1").json()["data"] == [1, 2, 3, 4]
+    answer = daemon.request("POST", "/databases/closed/vectors",
+                            json={"vector_id": 1, "data": [1, 2, 3, 4]})
+    assert (answer.status_code, code_of(answer)) == (503, "overloaded")
+    assert int(answer.headers["Retry-After"]) > 0
+    answer = daemon.request("POST", "/databases/more", json={"dimension": 4})
+    assert answer.status_code == 503
+    waiting = socket.create_connection(("127.0.0.1", daemon.port))
+    waiting.sendall(b"GET /health HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+    daemon.wait_log("no descriptors left for new connections")
+    ticks = os.sysconf("SC_CLK_TCK")
+
+    def cpu_seconds():
+        fields = open(f"/proc/{daemon.pid}/stat").read().rsplit(")", 1)[1].split()
+        return (int(fields[11]) + int(fields[12])) / ticks
+
+    begun = cpu_seconds()
+    time.sleep(1)  # nothing to await: this is the time in which it must not spin
+    assert cpu_seconds() - begun < 0.25 * harness.TIME_SCALE
+    limit(daemon, resource.RLIMIT_NOFILE, before)
+    waiting.settimeout(harness.REQUEST_S)
+    assert waiting.recv(4096).startswith(b"HTTP/1.1 200")
+    waiting.close()
+    daemon.post("/databases/closed/vectors", {"vector_id": 1, "data": [1, 2, 3, 4]}, 201)
+    daemon.create("more", 4)
+
+
+@pytest.mark.limit(120)
+def test_without_memory_a_request_is_503_and_the_next_is_answered(daemons):
+    if harness.SANITIZER:
+        pytest.skip("a sanitizer needs its address space")
+    daemon = daemons(persistence_max_open_files=1000)
+    want = fill(daemon, "docs")
+    for i in range(60):
+        daemon.create(f"d{i:02}", 4)
+    size = int(open(f"/proc/{daemon.pid}/statm").read().split()[0]) * os.sysconf("SC_PAGE_SIZE")
+    # Each open database maps 256 MiB twice and more: room for a few of them.
+    limit(daemon, resource.RLIMIT_AS, size + 2048 * 1024 * 1024)
+    statuses = set()
+    for i in list(range(60)) * 2:
+        answer = daemon.request("POST", f"/databases/d{i:02}/vectors", json={"data": [1, 2, 3, 4]})
+        statuses.add(answer.status_code)
+        assert answer.status_code == 201, answer.text
+    assert daemon.stats()["lru_evictions"] > 0
+    limit(daemon, resource.RLIMIT_AS, size // 2)  # nothing more at all
+    for _ in range(3):
+        for what, request in REQUESTS.items():
+            if what == "delete":
+                continue
+            answer = request(daemon, "docs")
+            assert answer.status_code < 400 or \
+                (answer.status_code == 503 and code_of(answer) == "overloaded"), \
+                f"{what}: {answer.status_code} {answer.text[:300]}"
+        body = b'{"vectors":[' + b",".join([b'{"data":[%s]}' % b",".join([b"1.5"] * 24)] * 50000)
+        answer = daemon.request("POST", "/databases/docs/vectors/batch", data=body + b"]}",
+                                headers={"Content-Type": "application/json"})
+        assert (answer.status_code, code_of(answer)) == (503, "overloaded"), answer.text[:300]
+        assert "Retry-After" in answer.headers
+    limit(daemon, resource.RLIMIT_AS, resource.RLIM_INFINITY)
+    assert set(want) - set(daemon.rows("docs")) == set()
+    assert daemon.count("docs") == len(daemon.rows("docs"))
+    daemon.post("/databases/docs/flush", status=200)

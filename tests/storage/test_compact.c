@@ -404,6 +404,19 @@ static void what_an_earlier_one_left_behind_is_no_hindrance(void **state)
     model_close(db);
 }
 
+/* Zeros in place of what the disk could not read (guard.h): slots that look dead. */
+static void a_file_that_could_not_be_read_stays(void **state)
+{
+    (void)state;
+    struct database *db = wasteful_database();
+    atomic_store(&db->store->file.lost, true);
+    struct compact_result result;
+    assert_int_equal(compact_run(db, &at_once, &result, &err), ERR_CORRUPT);
+    assert_int_equal(atomic_load(&db->failed), ERR_QUARANTINED);
+    model_close(db);
+    assert_model_in(data_fd, &m);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -417,6 +430,7 @@ int main(void)
         temp_dir_test(a_failure_of_any_system_call_leaves_every_row),
         temp_dir_test(a_damaged_row_stops_it_and_the_file_stays),
         temp_dir_test(an_old_file_that_is_cut_short_meanwhile_is_not_replaced),
+        temp_dir_test(a_file_that_could_not_be_read_stays),
         temp_dir_test(it_can_be_interrupted),
         temp_dir_test(what_an_earlier_one_left_behind_is_no_hindrance),
     };
