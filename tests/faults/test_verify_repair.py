@@ -193,3 +193,151 @@ def test_the_scrub_finds_damage_by_itself(daemons, whole, tmp_path):
                 if line.startswith("jadevectordb_scrubbed_bytes_total ")]
     assert int(scrubbed[0].split()[1]) > 100000
     assert "\njadevectordb_checksum_errors_total 1\n" in metrics
+
+
+# ---- repair ----
+
+def hit_rows(before, after, ids):
+    """Ids of rows of which a byte of slot, vector or record differs; `ids` by slot."""
+    changed = {i for i, (a, b) in enumerate(zip(before.bytes, after)) if a != b}
+    changed |= set(range(len(after), len(before.bytes)))
+    hit = set()
+    for slot in before.slots():
+        if not slot.lives:
+            continue
+        spans = [(slot.place, 64), (before.place("vectors", slot.number), DIMENSION * 4)]
+        if slot.record_at:
+            spans.append(before.record(slot))
+        if any(at + i in changed for at, length in spans for i in range(length)):
+            hit.add(ids[slot.number])
+    return hit
+
+
+def ids_by_slot(file):
+    ids = {}
+    for slot in file.slots():
+        if slot.lives and slot.text_bytes:
+            at, _ = file.record(slot)
+            ids[slot.number] = file.bytes[at + 32:at + 32 + slot.text_bytes].decode()
+        elif slot.lives:
+            ids[slot.number] = slot.key
+    return ids
+
+
+def repair(path, output, sure):
+    """(result, lines): exit status 0 only if all was rescued; sure: None means either."""
+    done = subprocess.run([str(CLI), "repair", str(path), "--output", str(output), "--json"],
+                          stdout=subprocess.PIPE, stderr=subprocess.PIPE, timeout=120,
+                          env=clean_environment(), check=False)
+    assert not harness.REPORT.search(done.stderr.decode()), done.stderr.decode()
+    assert done.stdout, done.stderr.decode()
+    result = json.loads(done.stdout.splitlines()[0])
+    assert done.returncode == (0 if result["complete"] else 1)
+    if sure is not None:
+        assert result["complete"] is sure, result
+    return result
+
+
+def rows_of(daemons, path, name="docs"):
+    """Put a file where a fresh daemon adopts it; its rows."""
+    data = path.parent / f"{path.name}.data"
+    data.mkdir()
+    shutil.copy(path, data / f"{name}.jvdb")
+    daemon = daemons(data)
+    assert daemon.post(f"/databases/{name}/verify").json()["ok"] is True
+    rows = daemon.rows(name)
+    assert daemon.count(name) == len(rows)
+    daemon.post(f"/databases/{name}/vectors", {"data": [0] * DIMENSION}, 201)
+    daemon.restart(kill=True)
+    assert len(daemon.rows(name)) == len(rows) + 1
+    daemon.stop()
+    return rows
+
+
+def test_repair_of_a_whole_file_is_a_copy(daemons, whole, tmp_path):
+    directory, rows = whole
+    result = repair(directory / "docs.jvdb", tmp_path / "new.jvdb", True)
+    assert result["rows_rescued"] == len(rows["docs"]) and result["rows_lost"] == 0
+    assert " 0 errors" in cli("verify", tmp_path / "new.jvdb")
+    assert rows_of(daemons, tmp_path / "new.jvdb") == rows["docs"]
+    assert [p.name for p in tmp_path.glob("*repair*")] == []
+    out = cli("repair", directory / "docs.jvdb", "--output", tmp_path / "new.jvdb", status=1)
+    assert "exists" in out
+
+
+@pytest.mark.limit(120)
+@pytest.mark.parametrize("region", REGIONS)
+def test_repair_rescues_what_was_not_hit(daemons, whole, tmp_path, region):
+    directory, rows = whole
+    rng = random.Random(f"{faults.SEED} repair {region}")
+    before = jvdb.File(directory / "docs.jvdb")
+    ids = ids_by_slot(before)
+    assert set(ids.values()) == set(rows["docs"])
+    for i in range(faults.count(6, 3)):
+        kind = ("bit", "zeros", "stale")[i % 3]
+        path = tmp_path / f"d{i}" / "docs.jvdb"
+        path.parent.mkdir()
+        shutil.copy(directory / "docs.jvdb", path)
+        at = damage(path, rng, region, kind)
+        where = f"seed {faults.SEED}, {region}, {kind} at {at}"
+        damaged = path.read_bytes()
+        hit = hit_rows(before, damaged, ids)
+        result = repair(path, tmp_path / f"r{i}.jvdb", None)
+        assert path.read_bytes() == damaged, "the damaged file was changed"
+        got = rows_of(daemons, tmp_path / f"r{i}.jvdb")
+        assert len(got) == result["rows_rescued"], where
+        for key, (vector, metadata) in got.items():
+            assert vector == rows["docs"][key][0], f"{where}: {key!r}"
+            assert metadata in (rows["docs"][key][1], {}), f"{where}: {key!r}"
+            if key not in hit:
+                assert metadata == rows["docs"][key][1], f"{where}: {key!r}"
+        missing = set(rows["docs"]) - set(got)
+        if region != "manifest":
+            assert missing <= hit, f"{where}: {sorted(map(str, missing - hit))[:5]}"
+            assert result["rows_lost"] == len(missing), where
+        assert result["complete"] is False or got == rows["docs"], where
+        if region in ("superblock", "sums", "id_index"):
+            assert got == rows["docs"], where
+        if region in ("sums", "id_index"):
+            assert result["complete"], where
+
+
+def test_repair_replays_the_log_torn_or_damaged(daemons, tmp_path):
+    daemon = daemons()
+    fill(daemon, rows=120)
+    later = harness.random_rows(77, 10, DIMENSION)
+    for i, row in enumerate(later):
+        daemon.put_rows("docs", [10**6 + i], [row], [{"late": i}])
+    daemon.delete("/databases/docs/vectors/1")
+    rows = daemon.rows("docs")
+    shutil.copytree(daemon.directory, tmp_path / "image")
+    path = tmp_path / "image" / "docs.jvdb"
+    result = repair(path, tmp_path / "all.jvdb", True)
+    assert result["log_records"] == 11 and rows_of(daemons, tmp_path / "all.jvdb") == rows
+
+    # The newest segment that is in use: sequence at 24, base LSN at 32.
+    log = max((p for p in path.parent.glob("docs.wal.[0-9]*")
+               if any(p.read_bytes()[32:40])), key=lambda p: p.read_bytes()[24:32][::-1])
+    data = bytearray(log.read_bytes())
+    end = len(data.rstrip(b"\0"))
+    data[end // 2] ^= 4
+    log.write_bytes(data)
+    result = repair(path, tmp_path / "gap.jvdb", False)
+    assert result["log_gaps"] == 1 and result["log_records"] == 10
+    got = rows_of(daemons, tmp_path / "gap.jvdb")
+    assert len(got) == len(rows) - 1 and all(rows[key] == value for key, value in got.items())
+
+
+def test_repair_without_a_manifest_says_what_it_needs_and_uses_the_log(daemons, tmp_path):
+    daemon = daemons()
+    daemon.create("docs", DIMENSION)
+    daemon.put_rows("docs", range(5), harness.random_rows(1, 5, DIMENSION))
+    rows = daemon.rows("docs")
+    shutil.copytree(daemon.directory, tmp_path / "image")
+    path = tmp_path / "image" / "docs.jvdb"
+    path.write_bytes(bytes(path.stat().st_size))
+    assert "--dimension" in cli("repair", path, "--output", tmp_path / "a.jvdb", status=1)
+    out = cli("repair", path, "--output", tmp_path / "a.jvdb", "--dimension", DIMENSION,
+              "--metric", "euclidean", status=1)
+    assert "5 rows rescued" in out and "not sure" in out
+    assert rows_of(daemons, tmp_path / "a.jvdb") == rows
