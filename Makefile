@@ -52,7 +52,7 @@ CLI_LIBS    = $(MIMALLOC) -lcurl -ljansson -lm
 
 LIB_SRC    := $(wildcard storage/*.c storage/*/*.c api/*.c config/*.c)
 SERVER_SRC := $(wildcard server/*.c)
-CLI_SRC    := $(wildcard server/cli/*.c)
+CLI_SRC    := $(wildcard server/cli/*.c) server/data_dir.c
 TEST_SRC   := $(wildcard tests/*/test_*.c tests/*/*/test_*.c)
 BENCH_SRC  := $(wildcard bench/*.c)
 BENCH_LIB  := $(wildcard bench/support/*.c)

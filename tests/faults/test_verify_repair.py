@@ -341,3 +341,109 @@ def test_repair_without_a_manifest_says_what_it_needs_and_uses_the_log(daemons, 
               "--metric", "euclidean", status=1)
     assert "5 rows rescued" in out and "not sure" in out
     assert rows_of(daemons, tmp_path / "a.jvdb") == rows
+
+
+# ---- accept ----
+
+def quarantine_reason(daemon, name="docs"):
+    return error_of(daemon.get(f"/databases/{name}/vectors/1", status=423))["message"]
+
+
+def test_an_older_copy_is_refused_until_it_is_accepted(daemons, tmp_path):
+    daemon = daemons()
+    fill(daemon)
+    fill(daemon, "other", 3, 40)
+    old, other = daemon.rows("docs"), daemon.rows("other")
+    shutil.copy(daemon.directory / "docs.jvdb", tmp_path / "backup")
+    daemon.put_rows("docs", range(5000, 5100), harness.random_rows(9, 100, DIMENSION))
+    daemon.post("/databases/docs/flush")
+    daemon.put_rows("docs", [6000], harness.random_rows(9, 1, DIMENSION))
+    daemon.kill()
+    shutil.copy(tmp_path / "backup", daemon.directory / "docs.jvdb")
+    daemon.start()
+    assert "jadevectordb-cli accept docs" in quarantine_reason(daemon)
+    assert "in use by another daemon" in \
+        cli("accept", "docs", "--data", daemon.directory, status=1)
+    daemon.stop()
+
+    out = cli("accept", "docs", "--data", daemon.directory)
+    assert "accepted docs.jvdb as of LSN" in out and "set aside" in out
+    aside = list(daemon.directory.glob("docs.wal.*~*"))
+    assert aside
+    assert " 0 errors" in cli("verify", daemon.directory / "docs.jvdb")
+    daemon.start()
+    assert daemon.rows("docs") == old and daemon.rows("other") == other
+    daemon.put_rows("docs", [7000], harness.random_rows(10, 1, DIMENSION))
+    want = daemon.rows("docs")
+    assert len(want) == len(old) + 1
+    daemon.restart()
+    assert daemon.rows("docs") == want
+    daemon.put_rows("docs", [7001], harness.random_rows(10, 1, DIMENSION))
+    want = daemon.rows("docs")
+    daemon.restart(kill=True)
+    assert daemon.rows("docs") == want
+    assert daemon.post("/databases/docs/verify").json()["ok"] is True
+    # The log that was set aside is of no consequence any more.
+    daemon.stop()
+    for path in aside:
+        path.unlink()
+    daemon.start()
+    assert daemon.rows("docs") == want
+
+
+def test_a_damaged_log_can_be_left_out(daemons, tmp_path):
+    daemon = daemons()
+    fill(daemon, rows=60)
+    old = daemon.rows("docs")
+    for i in range(20):
+        daemon.post("/databases/docs/vectors?durability=synced",
+                    {"vector_id": 8000 + i, "data": [i] * DIMENSION})
+    daemon.kill()
+    log = max((p for p in daemon.directory.glob("docs.wal.[0-9]*")
+               if any(p.read_bytes()[32:40])), key=lambda p: p.read_bytes()[24:32][::-1])
+    data = bytearray(log.read_bytes())
+    data[len(data.rstrip(b"\0")) // 2] ^= 1
+    log.write_bytes(data)
+    assert "log" in cli("verify", daemon.directory / "docs.jvdb", status=1)
+    daemon.start()
+    assert "log" in quarantine_reason(daemon)
+    daemon.stop()
+    out = cli("accept", "docs", "--data", daemon.directory)
+    assert "its log: " in out and "left out: 19 log records" in out
+    daemon.start()
+    assert daemon.rows("docs") == old
+    daemon.post("/databases/docs/vectors", {"vector_id": 1, "data": [1] * DIMENSION})
+    daemon.restart(kill=True)
+    assert daemon.post("/databases/docs/verify").json()["ok"] is True
+
+
+def test_a_repaired_file_takes_the_place_of_the_damaged_one(daemons, whole, tmp_path):
+    directory, rows = whole
+    shutil.copytree(directory, tmp_path / "data")
+    path = tmp_path / "data" / "docs.jvdb"
+    damage(path, random.Random(faults.SEED), "vectors", "bit")
+    daemon = daemons(tmp_path / "data")
+    daemon.post("/databases/docs/verify")
+    daemon.stop()
+    assert repair(path, tmp_path / "docs.jvdb", False)["rows_lost"] == 1
+    shutil.move(tmp_path / "docs.jvdb", path)
+    cli("accept", "docs", "--data", tmp_path / "data")
+    daemon.start()
+    got = daemon.rows("docs")
+    assert len(got) == len(rows["docs"]) - 1
+    assert all(rows["docs"][key] == row for key, row in got.items())
+    assert daemon.rows("other") == rows["other"]
+    daemon.restart()
+    assert daemon.rows("docs") == got
+
+
+def test_accept_refuses_what_it_cannot_make_right(daemons, whole, tmp_path):
+    directory, _ = whole
+    shutil.copytree(directory, tmp_path / "data")
+    assert "there is no nothing.jvdb" in \
+        cli("accept", "nothing", "--data", tmp_path / "data", status=1)
+    assert "cannot open" in cli("accept", "docs", "--data", tmp_path / "none", status=1)
+    path = tmp_path / "data" / "docs.jvdb"
+    path.write_bytes(bytes(path.stat().st_size))
+    assert "repair" in cli("accept", "docs", "--data", tmp_path / "data", status=1)
+    assert not list((tmp_path / "data").glob("*~*"))
