@@ -34,19 +34,28 @@ enum {
 
 enum entry_state { MAKING, CLOSED, OPENING, OPEN, CLOSING };
 
+/* There may be ten thousand: about 170 bytes each, and the name. */
 struct entry {
-    struct cache_entry info; /* counts as of the last closing */
     struct file_cache *cache;
-    enum entry_state state;
-    bool dropping;
-    struct open_hints hints;
-    bool quarantined;
-    char reason[sizeof((struct err *)0)->msg];
-    bool has_file;  /* seen by the start's scan */
-    bool unchecked; /* counts are the catalog's; nobody has looked whether the file is that one */
-    size_t pins;
     struct database *db;
     struct entry *newer, *older; /* in the LRU, while OPEN */
+    struct schema schema;        /* options owned */
+    /* Counts as of the last closing. */
+    uint64_t live_count, dead_count, file_bytes, last_lsn;
+    uint64_t hold_until_ns; /* struct open_hints, as the three below */
+    char *reason;           /* why it is quarantined; owned */
+    uint8_t uuid[16];
+    uint32_t pins;
+    uint8_t state; /* enum entry_state */
+    bool dropping;
+    bool quarantined;
+    bool has_file;  /* seen by the start's scan */
+    bool unchecked; /* counts are the catalog's; nobody has looked whether the file is that one */
+    bool counts_known; /* so are the counts */
+    bool has_log;      /* closed with records in its log */
+    bool reopened;
+    bool lsn_is_known;
+    char name[]; /* with a zero behind it */
 };
 
 struct file_cache {
@@ -72,7 +81,7 @@ static size_t lower_bound(const struct file_cache *c, const char *name)
     size_t low = 0, high = c->count;
     while (low < high) {
         size_t mid = (low + high) / 2;
-        if (strcmp(c->entries[mid]->info.name, name) < 0)
+        if (strcmp(c->entries[mid]->name, name) < 0)
             low = mid + 1;
         else
             high = mid;
@@ -83,7 +92,7 @@ static size_t lower_bound(const struct file_cache *c, const char *name)
 static struct entry *find(const struct file_cache *c, const char *name)
 {
     size_t i = lower_bound(c, name);
-    return i < c->count && strcmp(c->entries[i]->info.name, name) == 0 ? c->entries[i] : NULL;
+    return i < c->count && strcmp(c->entries[i]->name, name) == 0 ? c->entries[i] : NULL;
 }
 
 static struct entry *insert(struct file_cache *c, const struct cache_entry *info)
@@ -96,9 +105,18 @@ static struct entry *insert(struct file_cache *c, const struct cache_entry *info
         c->entries = grown;
         c->cap = cap;
     }
-    struct entry *e = mem_new(struct entry);
-    e->info = *info;
-    e->info.schema.options = info->schema.options ? mem_strdup(info->schema.options) : NULL;
+    size_t name_bytes = strlen(info->name) + 1;
+    struct entry *e = mem_zalloc(sizeof *e + name_bytes);
+    memcpy(e->name, info->name, name_bytes);
+    memcpy(e->uuid, info->uuid, sizeof e->uuid);
+    e->schema = info->schema;
+    e->schema.options = info->schema.options ? mem_strdup(info->schema.options) : NULL;
+    e->live_count = info->live_count;
+    e->dead_count = info->dead_count;
+    e->file_bytes = info->file_bytes;
+    e->last_lsn = info->last_lsn;
+    e->counts_known = info->counts_known;
+    e->has_log = info->has_log;
     e->cache = c;
     e->state = CLOSED;
     size_t i = lower_bound(c, info->name);
@@ -110,12 +128,20 @@ static struct entry *insert(struct file_cache *c, const struct cache_entry *info
 
 static void remove_entry(struct file_cache *c, struct entry *e)
 {
-    size_t i = lower_bound(c, e->info.name);
+    size_t i = lower_bound(c, e->name);
     c->count--;
     memmove(&c->entries[i], &c->entries[i + 1], (c->count - i) * sizeof c->entries[0]);
-    if (e->info.has_log) c->kept_logs--;
-    mem_free(e->info.schema.options);
+    if (e->has_log) c->kept_logs--;
+    mem_free(e->schema.options);
+    mem_free(e->reason);
     mem_free(e);
+}
+
+static void quarantine_entry(struct entry *e, const char *reason)
+{
+    mem_free(e->reason);
+    e->reason = mem_strdup(reason);
+    e->quarantined = true;
 }
 
 /* ---- LRU ---- */
@@ -139,11 +165,11 @@ static void lru_push(struct file_cache *c, struct entry *e)
 static void remember_counts(struct entry *e)
 {
     struct database *db = e->db;
-    e->info.live_count = atomic_load_explicit(&db->live_count, memory_order_relaxed);
-    e->info.dead_count = atomic_load_explicit(&db->dead_count, memory_order_relaxed);
-    e->info.file_bytes = atomic_load_explicit(&db->file_bytes, memory_order_relaxed);
-    e->info.last_lsn = atomic_load_explicit(&db->visible_lsn, memory_order_relaxed);
-    e->info.counts_known = true;
+    e->live_count = atomic_load_explicit(&db->live_count, memory_order_relaxed);
+    e->dead_count = atomic_load_explicit(&db->dead_count, memory_order_relaxed);
+    e->file_bytes = atomic_load_explicit(&db->file_bytes, memory_order_relaxed);
+    e->last_lsn = atomic_load_explicit(&db->visible_lsn, memory_order_relaxed);
+    e->counts_known = true;
 }
 
 /* Close an OPEN entry without pins; the lock is released meanwhile. */
@@ -156,23 +182,22 @@ static enum err_code close_entry(struct file_cache *c, struct entry *e, bool kee
     e->state = CLOSING;
     lru_remove(c, e);
     remember_counts(e);
-    e->hints.hold_until_ns = atomic_load(&db->hold_until_ns);
+    e->hold_until_ns = atomic_load(&db->hold_until_ns);
     bool failed = atomic_load(&db->failed) == ERR_QUARANTINED;
-    if (failed) snprintf(e->reason, sizeof e->reason, "%s", db->reason);
+    char db_reason[sizeof db->reason];
+    snprintf(db_reason, sizeof db_reason, "%s", db->reason);
     bool has_log = false;
     mutex_unlock(&c->mu);
     enum err_code rc = c->engine->ops->close(c->engine, db, keep_log, &has_log, err);
     mutex_lock(&c->mu);
     e->db = NULL;
     e->state = CLOSED;
-    e->info.has_log = has_log;
+    e->has_log = has_log;
     if (has_log) c->kept_logs++;
     if (failed || rc == ERR_READ_ONLY) {
         /* Opened again it would forget that. */
-        e->quarantined = true;
-        if (!failed)
-            snprintf(e->reason, sizeof e->reason,
-                     "it could not be written to disk; restart the server");
+        quarantine_entry(e, failed ? db_reason
+                                   : "it could not be written to disk; restart the server");
     }
     assert(c->open_files > 0);
     c->open_files--;
@@ -304,15 +329,14 @@ static bool is_quarantined(const struct entry *e)
 
 static enum err_code quarantined(const struct entry *e, struct err *err)
 {
-    return err_set(err, ERR_QUARANTINED, "database \"%s\" is quarantined: %s", e->info.name,
+    return err_set(err, ERR_QUARANTINED, "database \"%s\" is quarantined: %s", e->name,
                    e->quarantined ? e->reason : e->db->reason);
 }
 
 static void quarantine(struct entry *e, const struct err *err)
 {
-    e->quarantined = true;
-    snprintf(e->reason, sizeof e->reason, "%s", err->msg);
-    log_error("database \"%s\" is quarantined: %s", e->info.name, e->reason);
+    quarantine_entry(e, err->msg);
+    log_error("database \"%s\" is quarantined: %s", e->name, e->reason);
 }
 
 /* Open a CLOSED entry; the lock is released meanwhile.  On success it is OPEN with one pin. */
@@ -327,25 +351,24 @@ static enum err_code open_entry(struct file_cache *c, struct entry *e, struct er
                        c->max_open);
     }
     c->open_files++;
-    if (e->info.has_log) c->kept_logs--;
-    bool had_log = e->info.has_log;
-    e->info.has_log = false;
-    e->hints.lsn_min = e->info.last_lsn;
+    if (e->has_log) c->kept_logs--;
+    bool had_log = e->has_log;
+    e->has_log = false;
+    struct open_hints hints = {e->lsn_is_known, e->reopened, e->hold_until_ns, e->last_lsn};
     mutex_unlock(&c->mu);
 
     struct database_host host = {writer_opens, writer_closed, relieve, e};
     struct database *db = NULL;
-    enum err_code rc = c->engine->ops->open(c->engine, e->info.name, e->info.uuid, &e->info.schema,
-                                            e->hints, &host, &db, err);
+    enum err_code rc =
+        c->engine->ops->open(c->engine, e->name, e->uuid, &e->schema, hints, &host, &db, err);
     for (int i = 0; rc && i < RELIEFS_MAX && file_cache_relieve(c, err); i++)
-        rc = c->engine->ops->open(c->engine, e->info.name, e->info.uuid, &e->info.schema, e->hints,
-                                  &host, &db, err);
+        rc = c->engine->ops->open(c->engine, e->name, e->uuid, &e->schema, hints, &host, &db, err);
     mutex_lock(&c->mu);
     pthread_cond_broadcast(&c->changed);
     if (rc) {
         e->state = CLOSED;
         c->open_files--;
-        e->info.has_log = had_log;
+        e->has_log = had_log;
         if (had_log) c->kept_logs++;
         if (rc == ERR_CORRUPT || rc == ERR_QUARANTINED) {
             quarantine(e, err);
@@ -357,8 +380,9 @@ static enum err_code open_entry(struct file_cache *c, struct entry *e, struct er
     e->db = db;
     e->state = OPEN;
     e->unchecked = false;
-    atomic_store(&db->hold_until_ns, e->hints.hold_until_ns);
-    e->hints = (struct open_hints){.lsn_is_known = true, .reopened = true};
+    atomic_store(&db->hold_until_ns, e->hold_until_ns);
+    e->hold_until_ns = 0;
+    e->lsn_is_known = e->reopened = true;
     e->pins = 1;
     lru_push(c, e);
     return ERR_OK;
@@ -437,12 +461,11 @@ enum err_code file_cache_add(struct file_cache *c, const struct cache_entry *ent
         rc = err_set(err, ERR_DATABASE_EXISTS, "database \"%s\" exists", entry->name);
     } else {
         struct entry *e = insert(c, entry);
-        e->hints.lsn_is_known = entry->counts_known;
+        e->lsn_is_known = entry->counts_known;
         e->unchecked = entry->counts_known && c->engine->ops->is_at;
-        if (e->info.has_log) c->kept_logs++;
+        if (e->has_log) c->kept_logs++;
         if (quarantine) {
-            e->quarantined = true;
-            snprintf(e->reason, sizeof e->reason, "%s", quarantine);
+            quarantine_entry(e, quarantine);
         }
     }
     mutex_unlock(&c->mu);
@@ -459,7 +482,7 @@ enum err_code file_cache_reserve(struct file_cache *c, const struct cache_entry 
         if (!e) {
             e = insert(c, entry);
             e->state = MAKING;
-            e->hints.lsn_is_known = true; /* none was ever given to anybody */
+            e->lsn_is_known = true; /* none was ever given to anybody */
             break;
         }
         if (!e->dropping && e->state != MAKING) {
@@ -507,15 +530,15 @@ enum err_code file_cache_drop(struct file_cache *c, const char *name, struct err
         e->db = NULL;
     }
     mutex_unlock(&c->mu);
-    enum err_code rc = c->engine->ops->drop(c->engine, e->info.name, e->info.uuid, db, err);
+    enum err_code rc = c->engine->ops->drop(c->engine, e->name, e->uuid, db, err);
     mutex_lock(&c->mu);
     if (db) c->open_files--;
     if (rc) { /* it is still there, closed */
         if (rc == ERR_QUARANTINED || failed) quarantine(e, failed ? &failure : err);
         e->dropping = false;
         e->state = CLOSED;
-        if (db && !e->info.has_log) c->kept_logs++;
-        e->info.has_log = e->info.has_log || db != NULL;
+        if (db && !e->has_log) c->kept_logs++;
+        e->has_log = e->has_log || db != NULL;
     } else {
         remove_entry(c, e);
     }
@@ -530,7 +553,7 @@ enum err_code file_cache_drop(struct file_cache *c, const char *name, struct err
 static size_t behind(const struct file_cache *c, const char *after)
 {
     size_t i = lower_bound(c, after);
-    return i < c->count && strcmp(c->entries[i]->info.name, after) == 0 ? i + 1 : i;
+    return i < c->count && strcmp(c->entries[i]->name, after) == 0 ? i + 1 : i;
 }
 
 bool file_cache_next_open(struct file_cache *c, const char *after, struct database **out)
@@ -548,10 +571,25 @@ bool file_cache_next_open(struct file_cache *c, const char *after, struct databa
     return found;
 }
 
+static void copy_info(const struct entry *e, struct cache_entry *info)
+{
+    *info = (struct cache_entry){
+        .schema = e->schema,
+        .live_count = e->live_count,
+        .dead_count = e->dead_count,
+        .file_bytes = e->file_bytes,
+        .last_lsn = e->last_lsn,
+        .counts_known = e->counts_known,
+        .has_log = e->has_log,
+    };
+    memcpy(info->name, e->name, strlen(e->name));
+    memcpy(info->uuid, e->uuid, sizeof info->uuid);
+}
+
 /* Closed with records in its log, or never opened since an unclean stop. */
 static bool may_have_log(const struct entry *e)
 {
-    return e->info.has_log || (!e->info.counts_known && !e->quarantined);
+    return e->has_log || (!e->counts_known && !e->quarantined);
 }
 
 bool file_cache_next_entry(struct file_cache *c, const char *after, bool has_log_only,
@@ -562,7 +600,7 @@ bool file_cache_next_entry(struct file_cache *c, const char *after, bool has_log
     for (size_t i = behind(c, after); i < c->count && !found; i++) {
         struct entry *e = c->entries[i];
         if (e->state == MAKING || e->dropping || (has_log_only && !may_have_log(e))) continue;
-        *entry = e->info;
+        copy_info(e, entry);
         found = true;
     }
     mutex_unlock(&c->mu);
@@ -585,7 +623,7 @@ bool file_cache_next_sound(struct file_cache *c, const char *after, struct cache
         struct entry *e = c->entries[i];
         if (e->state == MAKING || e->dropping || is_quarantined(e)) continue;
         if (e->state == OPEN) remember_counts(e);
-        *entry = e->info;
+        copy_info(e, entry);
         found = true;
     }
     mutex_unlock(&c->mu);
@@ -610,7 +648,7 @@ bool file_cache_peek(struct file_cache *c, const char *name, struct cache_entry 
             e->pins++;
             *db = e->db;
         }
-        *entry = e->info;
+        copy_info(e, entry);
         found = true;
         break;
     }
@@ -624,10 +662,9 @@ void file_cache_quarantine(struct file_cache *c, const char *name, const uint8_t
     mutex_lock(&c->mu);
     struct entry *e = find(c, name);
     if (e && !e->dropping && e->state == CLOSED && !e->quarantined &&
-        memcmp(e->info.uuid, uuid, sizeof e->info.uuid) == 0) {
-        e->quarantined = true;
-        snprintf(e->reason, sizeof e->reason, "%s", reason);
-        log_error("database \"%s\" is quarantined: %s", e->info.name, e->reason);
+        memcmp(e->uuid, uuid, sizeof e->uuid) == 0) {
+        quarantine_entry(e, reason);
+        log_error("database \"%s\" is quarantined: %s", e->name, e->reason);
     }
     mutex_unlock(&c->mu);
 }
@@ -638,7 +675,7 @@ void file_cache_hold_all(struct file_cache *c, uint64_t until_ns)
     for (size_t i = 0; i < c->count; i++) {
         struct entry *e = c->entries[i];
         if (e->state == OPEN) atomic_store(&e->db->hold_until_ns, until_ns);
-        e->hints.hold_until_ns = until_ns;
+        e->hold_until_ns = until_ns;
     }
     mutex_unlock(&c->mu);
 }
@@ -657,9 +694,10 @@ void file_cache_quarantine_missing(struct file_cache *c)
     for (size_t i = 0; i < c->count; i++) {
         struct entry *e = c->entries[i];
         if (e->has_file || e->quarantined) continue;
-        e->quarantined = true;
-        snprintf(e->reason, sizeof e->reason, "its file %s.jvdb is missing", e->info.name);
-        log_error("database \"%s\" is quarantined: %s", e->info.name, e->reason);
+        char reason[NAME_BYTES_MAX + 40];
+        snprintf(reason, sizeof reason, "its file %s.jvdb is missing", e->name);
+        quarantine_entry(e, reason);
+        log_error("database \"%s\" is quarantined: %s", e->name, e->reason);
     }
 }
 
@@ -667,7 +705,7 @@ bool cache_walk_next(void *ctx, struct catalog_entry *entry)
 {
     struct cache_walk *walk = ctx;
     while (walk->i < walk->cache->count) {
-        const struct cache_entry *info = &walk->cache->entries[walk->i++]->info;
+        const struct entry *info = walk->cache->entries[walk->i++];
         static const uint8_t unknown[16];
         if (memcmp(info->uuid, unknown, sizeof unknown) == 0) continue; /* never read */
         *entry = (struct catalog_entry){
@@ -678,7 +716,7 @@ bool cache_walk_next(void *ctx, struct catalog_entry *entry)
             .last_lsn = info->last_lsn,
             .counts_known = info->counts_known && !info->has_log,
         };
-        memcpy(entry->name, info->name, sizeof entry->name);
+        memcpy(entry->name, info->name, strlen(info->name));
         memcpy(entry->uuid, info->uuid, sizeof entry->uuid);
         return true;
     }
@@ -703,40 +741,40 @@ void service_list_free(struct database_info *infos, size_t count)
 /* What a compaction could give back: dead rows and the records that no live row needs. */
 static uint64_t garbage_bytes(const struct entry *e)
 {
-    uint64_t row_bytes = ((uint64_t)e->info.schema.dimension * sizeof(float) + ROW_ALIGN - 1) /
-                         ROW_ALIGN * ROW_ALIGN;
-    uint64_t bytes = e->info.dead_count * (row_bytes + sizeof(struct slot));
+    uint64_t row_bytes =
+        ((uint64_t)e->schema.dimension * sizeof(float) + ROW_ALIGN - 1) / ROW_ALIGN * ROW_ALIGN;
+    uint64_t bytes = e->dead_count * (row_bytes + sizeof(struct slot));
     if (e->state == OPEN)
         bytes += atomic_load_explicit(&e->db->garbage_bytes, memory_order_relaxed);
-    return bytes < e->info.file_bytes ? bytes : e->info.file_bytes;
+    return bytes < e->file_bytes ? bytes : e->file_bytes;
 }
 
 /* True: `info` is filled.  False: its counts are not known, it must be opened. */
 static bool fill_info(struct entry *e, struct database_info *info)
 {
     *info = (struct database_info){.open = e->state == OPEN, .quarantined = is_quarantined(e)};
-    snprintf(info->name, sizeof info->name, "%s", e->info.name);
+    snprintf(info->name, sizeof info->name, "%s", e->name);
     if (info->quarantined)
         snprintf(info->reason, sizeof info->reason, "%s",
                  e->quarantined ? e->reason : e->db->reason);
     if (e->state == OPEN) {
         struct database *db = e->db;
         remember_counts(e);
-        info->durable_lsn = db->wal ? wal_durable_lsn(db->wal) : e->info.last_lsn;
+        info->durable_lsn = db->wal ? wal_durable_lsn(db->wal) : e->last_lsn;
         info->wal_bytes = db->wal ? wal_bytes(db->wal) : 0;
         info->last_flush_at_ms = atomic_load(&db->last_flush_at_ms);
         info->last_flush_ms = (double)atomic_load(&db->last_flush_ns) / 1e6;
-    } else if (!e->info.counts_known && !e->quarantined) {
+    } else if (!e->counts_known && !e->quarantined) {
         return false;
     } else {
-        info->durable_lsn = e->info.last_lsn;
+        info->durable_lsn = e->last_lsn;
     }
-    info->schema = e->info.schema;
-    info->schema.options = e->info.schema.options ? mem_strdup(e->info.schema.options) : NULL;
-    info->vector_count = e->info.live_count;
-    info->deleted_count = e->info.dead_count;
-    info->file_bytes = e->info.file_bytes;
-    info->last_lsn = e->info.last_lsn;
+    info->schema = e->schema;
+    info->schema.options = e->schema.options ? mem_strdup(e->schema.options) : NULL;
+    info->vector_count = e->live_count;
+    info->deleted_count = e->dead_count;
+    info->file_bytes = e->file_bytes;
+    info->last_lsn = e->last_lsn;
     info->live_bytes = info->file_bytes - garbage_bytes(e);
     return true;
 }
@@ -746,17 +784,21 @@ static bool fill_info(struct entry *e, struct database_info *info)
  */
 static void check_counts(struct file_cache *c, struct entry *e)
 {
-    struct cache_entry info = e->info;
+    char name[NAME_BYTES_MAX + 1];
+    uint8_t uuid[16];
+    uint64_t lsn = e->last_lsn;
+    snprintf(name, sizeof name, "%s", e->name);
+    memcpy(uuid, e->uuid, sizeof uuid);
     mutex_unlock(&c->mu);
-    bool good = c->engine->ops->is_at(c->engine, info.name, info.uuid, info.last_lsn);
+    bool good = c->engine->ops->is_at(c->engine, name, uuid, lsn);
     mutex_lock(&c->mu);
-    e = find(c, info.name);
-    if (!e || !e->unchecked || memcmp(e->info.uuid, info.uuid, sizeof info.uuid) != 0) return;
+    e = find(c, name);
+    if (!e || !e->unchecked || memcmp(e->uuid, uuid, sizeof uuid) != 0) return;
     e->unchecked = false;
     if (good) return;
-    log_warning("database \"%s\": the catalog does not know its last state", info.name);
-    e->info.counts_known = false;
-    e->hints.lsn_is_known = false;
+    log_warning("database \"%s\": the catalog does not know its last state", name);
+    e->counts_known = false;
+    e->lsn_is_known = false;
 }
 
 enum err_code file_cache_info(struct file_cache *c, const char *name, bool may_block,
@@ -801,15 +843,15 @@ enum err_code file_cache_list(struct file_cache *c, const char *after, const cha
     names = mem_try((c->count + 1) * sizeof *names);
     for (size_t i = first; i < c->count && names; i++) {
         struct entry *e = c->entries[i];
-        if (strncmp(e->info.name, prefix ? prefix : "", prefix_bytes) != 0) break;
+        if (strncmp(e->name, prefix ? prefix : "", prefix_bytes) != 0) break;
         if (e->state == MAKING || e->dropping) continue;
         ++*total;
-        if (after && strcmp(e->info.name, after) <= 0) continue;
+        if (after && strcmp(e->name, after) <= 0) continue;
         if (wanted == limit) {
             *more = true;
             continue;
         }
-        memcpy(names[wanted++], e->info.name, sizeof names[0]);
+        memcpy(names[wanted++], e->name, strlen(e->name) + 1);
         unchecked += e->unchecked;
     }
     mutex_unlock(&c->mu);
@@ -852,8 +894,8 @@ void file_cache_stats(struct file_cache *c, struct service_stats *stats)
         }
         stats->databases++;
         stats->quarantined += is_quarantined(e);
-        stats->vectors += e->info.live_count;
-        stats->bytes += e->info.file_bytes;
+        stats->vectors += e->live_count;
+        stats->bytes += e->file_bytes;
     }
     stats->open_files = c->engine->ops->can_evict ? c->open_files : 0;
     stats->max_open_files = c->max_open;
