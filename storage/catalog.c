@@ -16,7 +16,10 @@
 
 #define CATALOG_NAME     ".catalog"
 #define CATALOG_NEW_NAME ".catalog.new"
-enum { CATALOG_BYTES_MAX = 1 << 30 };
+enum {
+    CATALOG_BYTES_MAX = 1 << 30,
+    GARBAGE_RECORDS = 1000, /* not worth writing it anew */
+};
 
 struct catalog {
     int dir_fd;
@@ -24,6 +27,9 @@ struct catalog {
     int fd;
     uint64_t end;
     bool broken;
+    /* As it was read: what is of use, and what is not any more. */
+    size_t kept_count, record_count;
+    bool is_lost; /* or torn, or damaged */
 };
 
 static void add_record(struct buf *out, enum catalog_type type, const struct catalog_entry *e)
@@ -68,81 +74,103 @@ static bool schema_is_sane(const struct disk_schema *s)
            s->durability < DURABILITY_COUNT && s->options_bytes <= OPTIONS_BYTES_MAX;
 }
 
-/* The record at `at`, or false: the end, or damage. */
-static bool parse(const char *bytes, uint64_t size, uint64_t at, struct disk_catalog_record *r,
-                  struct catalog_entry *e)
+/* The head of the record at `at`, or false: the end, or damage. */
+static bool check(const char *bytes, uint64_t size, uint64_t at, struct disk_catalog_record *r)
 {
     if (size - at < sizeof *r) return false;
     memcpy(r, bytes + at, sizeof *r);
     uint64_t texts = (uint64_t)r->name_bytes + r->schema.options_bytes;
-    if (r->bytes < sizeof *r || r->bytes > size - at || r->bytes % 8 ||
-        texts > r->bytes - sizeof *r || r->name_bytes > NAME_BYTES_MAX ||
-        r->format_version != FORMAT_VERSION ||
-        (r->type == CATALOG_DATABASE && !schema_is_sane(&r->schema)) ||
-        crc32c(0, bytes + at + sizeof r->crc, r->bytes - sizeof r->crc) != r->crc)
-        return false;
-    *e = (struct catalog_entry){
-        .schema = {.dimension = r->schema.dimension,
-                   .metric = r->schema.metric,
-                   .durability = r->schema.durability,
-                   .initial_capacity = r->schema.initial_capacity},
-        .live_count = r->live_count,
-        .dead_count = r->dead_count,
-        .file_bytes = r->file_bytes,
-        .last_lsn = r->last_lsn,
-        .counts_known = r->flags & CATALOG_COUNTS_KNOWN,
-        .dropped = r->type == CATALOG_DROPPED,
-    };
-    memcpy(e->uuid, r->uuid, sizeof e->uuid);
-    memcpy(e->name, bytes + at + sizeof *r, r->name_bytes);
-    if (r->schema.options_bytes) {
-        e->schema.options = mem_zalloc(r->schema.options_bytes + 1);
-        memcpy(e->schema.options, bytes + at + sizeof *r + r->name_bytes, r->schema.options_bytes);
-    }
-    return true;
+    return r->bytes >= sizeof *r && r->bytes <= size - at && r->bytes % 8 == 0 &&
+           texts <= r->bytes - sizeof *r && r->name_bytes <= NAME_BYTES_MAX &&
+           r->format_version == FORMAT_VERSION &&
+           (r->type != CATALOG_DATABASE || schema_is_sane(&r->schema)) &&
+           crc32c(0, bytes + at + sizeof r->crc, r->bytes - sizeof r->crc) == r->crc;
 }
 
-struct parsed {
-    struct catalog_entry entry;
-    enum catalog_type type;
-    uint64_t order; /* of the record in the file */
-};
+/* The entry of a record that was checked; options are owned by it. */
+static void parse(const char *record, struct catalog_entry *e)
+{
+    struct disk_catalog_record r;
+    memcpy(&r, record, sizeof r);
+    *e = (struct catalog_entry){
+        .schema = {.dimension = r.schema.dimension,
+                   .metric = r.schema.metric,
+                   .durability = r.schema.durability,
+                   .initial_capacity = r.schema.initial_capacity},
+        .live_count = r.live_count,
+        .dead_count = r.dead_count,
+        .file_bytes = r.file_bytes,
+        .last_lsn = r.last_lsn,
+        .counts_known = r.flags & CATALOG_COUNTS_KNOWN,
+        .dropped = r.type == CATALOG_DROPPED,
+    };
+    memcpy(e->uuid, r.uuid, sizeof e->uuid);
+    memcpy(e->name, record + sizeof r, r.name_bytes);
+    if (r.schema.options_bytes) {
+        e->schema.options = mem_zalloc(r.schema.options_bytes + 1);
+        memcpy(e->schema.options, record + sizeof r + r.name_bytes, r.schema.options_bytes);
+    }
+}
 
+/* A record, where it lies; later ones have greater addresses. */
 static int by_name(const void *a, const void *b)
 {
-    const struct parsed *x = a, *y = b;
-    int order = strcmp(x->entry.name, y->entry.name);
+    const char *x = *(const char *const *)a, *y = *(const char *const *)b;
+    struct disk_catalog_record p, q;
+    memcpy(&p, x, sizeof p);
+    memcpy(&q, y, sizeof q);
+    uint32_t shorter = p.name_bytes < q.name_bytes ? p.name_bytes : q.name_bytes;
+    int order = memcmp(x + sizeof p, y + sizeof q, shorter);
     if (order) return order;
-    return x->order < y->order ? -1 : x->order > y->order;
+    if (p.name_bytes != q.name_bytes) return p.name_bytes < q.name_bytes ? -1 : 1;
+    return x < y ? -1 : x > y;
+}
+
+static bool same_name(const char *x, const char *y)
+{
+    struct disk_catalog_record p, q;
+    memcpy(&p, x, sizeof p);
+    memcpy(&q, y, sizeof q);
+    return p.name_bytes == q.name_bytes && memcmp(x + sizeof p, y + sizeof q, p.name_bytes) == 0;
 }
 
 /* The records of one name, in order: the last says what it is; a tombstone counts until it is
  * forgotten. */
-static void hand_over_name(struct parsed *all, size_t count, catalog_entry_fn *fn, void *ctx)
+static void hand_over_name(struct catalog *c, const char *const *all, size_t count, bool was_clean,
+                           catalog_entry_fn *fn, void *ctx)
 {
     for (size_t i = 0; i < count; i++) {
-        if (all[i].type == CATALOG_DATABASE && i + 1 == count) fn(ctx, &all[i].entry);
-        if (all[i].type != CATALOG_DROPPED) continue;
-        bool forgotten = false;
-        for (size_t k = i + 1; k < count && !forgotten; k++)
-            forgotten = all[k].type == CATALOG_FORGOTTEN &&
-                        memcmp(all[k].entry.uuid, all[i].entry.uuid, 16) == 0;
-        if (!forgotten) fn(ctx, &all[i].entry);
+        struct disk_catalog_record r, later;
+        memcpy(&r, all[i], sizeof r);
+        bool counts = r.type == CATALOG_DATABASE ? i + 1 == count : r.type == CATALOG_DROPPED;
+        for (size_t k = i + 1; k < count && counts && r.type == CATALOG_DROPPED; k++) {
+            memcpy(&later, all[k], sizeof later);
+            if (later.type == CATALOG_FORGOTTEN && memcmp(later.uuid, r.uuid, sizeof r.uuid) == 0)
+                counts = false;
+        }
+        if (!counts) continue;
+        struct catalog_entry e;
+        parse(all[i], &e);
+        e.counts_known = e.counts_known && was_clean;
+        fn(ctx, &e);
+        mem_free(e.schema.options);
+        c->kept_count++;
     }
 }
 
-static void hand_over(struct parsed *all, size_t count, bool was_clean, catalog_entry_fn *fn,
-                      void *ctx)
+static void hand_over(struct catalog *c, const char **all, size_t count, bool was_clean,
+                      catalog_entry_fn *fn, void *ctx)
 {
-    if (count) qsort(all, count, sizeof all[0], by_name);
+    /* A catalog that was written anew is in order. */
+    bool in_order = true;
+    for (size_t i = 1; i < count && in_order; i++)
+        in_order = by_name(&all[i - 1], &all[i]) < 0;
+    if (!in_order) qsort(all, count, sizeof all[0], by_name);
     for (size_t i = 0, end; i < count; i = end) {
-        all[i].entry.counts_known = all[i].entry.counts_known && was_clean;
-        for (end = i + 1; end < count && strcmp(all[i].entry.name, all[end].entry.name) == 0; end++)
-            all[end].entry.counts_known = all[end].entry.counts_known && was_clean;
-        hand_over_name(&all[i], end - i, fn, ctx);
+        for (end = i + 1; end < count && same_name(all[i], all[end]); end++)
+            continue;
+        hand_over_name(c, all + i, end - i, was_clean, fn, ctx);
     }
-    for (size_t i = 0; i < count; i++)
-        mem_free(all[i].entry.schema.options);
 }
 
 static enum err_code read_all(struct catalog *c, uint64_t size, catalog_entry_fn *fn, void *ctx,
@@ -163,11 +191,9 @@ static enum err_code read_all(struct catalog *c, uint64_t size, catalog_entry_fn
         return ERR_OK;
     }
     struct disk_catalog_record r;
-    struct catalog_entry e;
     bool known = head.format_version == FORMAT_VERSION, header_is_bad = !known;
     /* The records say it again, with a checksum. */
-    if (!known && parse(bytes, size, sizeof head, &r, &e)) {
-        mem_free(e.schema.options);
+    if (!known && check(bytes, size, sizeof head, &r)) {
         log_warning("the header of the catalog is damaged; its records are not");
         known = true;
     }
@@ -178,24 +204,20 @@ static enum err_code read_all(struct catalog *c, uint64_t size, catalog_entry_fn
                                     "; this program reads version %d",
                        head.format_version, FORMAT_VERSION);
     }
-    struct parsed *all = NULL;
+    const char **all = NULL;
     size_t count = 0, cap = 0;
     uint64_t at = sizeof head;
-    while (at < size && parse(bytes, size, at, &r, &e)) {
-        at += r.bytes;
+    for (; at < size && check(bytes, size, at, &r); at += r.bytes) {
         *was_clean = r.type == CATALOG_CLEAN;
-        if (r.type == CATALOG_CLEAN || r.type == CATALOG_IN_USE) {
-            mem_free(e.schema.options);
-            continue;
-        }
+        if (r.type == CATALOG_CLEAN || r.type == CATALOG_IN_USE) continue;
         if (count == cap) {
-            cap = cap ? cap * 2 : 64;
-            struct parsed *grown = mem_zalloc(cap * sizeof *grown);
+            cap = cap ? cap * 2 : 1024;
+            const char **grown = mem_zalloc(cap * sizeof *grown);
             if (count) memcpy(grown, all, count * sizeof *grown);
             mem_free(all);
             all = grown;
         }
-        all[count++] = (struct parsed){e, r.type, at};
+        all[count++] = bytes + at;
     }
     if (at < size) {
         log_warning("the catalog is torn or damaged at byte %" PRIu64 "; the files fill the gap",
@@ -206,7 +228,8 @@ static enum err_code read_all(struct catalog *c, uint64_t size, catalog_entry_fn
         *was_lost = true;
     }
     c->end = at;
-    hand_over(all, count, *was_clean, fn, ctx);
+    c->record_count = count;
+    hand_over(c, all, count, *was_clean, fn, ctx);
     mem_free(all);
     mem_free(bytes);
     return ERR_OK;
@@ -316,19 +339,31 @@ enum err_code catalog_rewrite(struct catalog *c, bool (*next)(void *ctx, struct 
     return rc;
 }
 
+bool catalog_is_worn(const struct catalog *c)
+{
+    return c->is_lost || c->record_count > 2 * c->kept_count + GARBAGE_RECORDS;
+}
+
 enum err_code catalog_mark_in_use(struct catalog *c, bool was_clean, struct err *err)
 {
     if (c->fd < 0) return err_set(err, ERR_STORAGE_FULL, "there is no catalog");
-    if (!was_clean) return ERR_OK; /* it says so already */
-    /* The record that says otherwise is the last one. */
-    struct buf record = {0};
-    add_record(&record, CATALOG_IN_USE, NULL);
-    mutex_lock(&c->mu);
-    c->end -= record.len;
-    enum err_code rc = append(c, &record, err);
-    mutex_unlock(&c->mu);
-    buf_free(&record);
-    return rc;
+    enum err_code rc = ERR_OK;
+    int os_errno = 0;
+    if (was_clean) {
+        /* The record that says otherwise is the last one. */
+        struct buf record = {0};
+        add_record(&record, CATALOG_IN_USE, NULL);
+        mutex_lock(&c->mu);
+        c->end -= record.len;
+        rc = append(c, &record, err);
+        mutex_unlock(&c->mu);
+        buf_free(&record);
+    } else {
+        /* After kill -9 the last records may be in the page cache alone, and the name too. */
+        os_errno = file_datasync(c->fd);
+    }
+    if (!rc && !os_errno) os_errno = file_sync(c->dir_fd);
+    return os_errno ? err_os(err, os_errno, "sync " CATALOG_NAME) : rc;
 }
 
 enum err_code catalog_open(int dir_fd, catalog_entry_fn *fn, void *ctx, struct catalog **out,
@@ -354,6 +389,7 @@ enum err_code catalog_open(int dir_fd, catalog_entry_fn *fn, void *ctx, struct c
         rc = read_all(c, size, fn, ctx, was_clean, was_lost, err);
         if (rc) goto out;
     }
+    c->is_lost = *was_lost;
     *out = c;
     c = NULL;
 out:

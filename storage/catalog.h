@@ -40,12 +40,14 @@ MUST_CHECK enum err_code catalog_drop(struct catalog *c, const char *name, const
 /* The files of a dropped database are gone: its tombstone has done its work. */
 MUST_CHECK enum err_code catalog_forget(struct catalog *c, const char *name, const uint8_t uuid[16],
                                         struct err *err);
+/* Lost, torn, or mostly of databases that are gone: it should be written anew. */
+bool catalog_is_worn(const struct catalog *c);
 /* Write the catalog anew: `next` fills the next entry and returns false at the end. */
 MUST_CHECK enum err_code catalog_rewrite(struct catalog *c,
                                          bool (*next)(void *ctx, struct catalog_entry *entry),
                                          void *ctx, bool clean, struct err *err);
-/* What the rewrite of a start would have said, in place: the catalog is in use, its counts are old.
- * Needs no room, but a catalog. */
+/* For a start, as catalog_rewrite() but in place: the catalog is in use, its counts are old.
+ * Durable when it returns, with all that was in it.  Needs no room, but a catalog. */
 MUST_CHECK enum err_code catalog_mark_in_use(struct catalog *c, bool was_clean, struct err *err);
 /* A record may be on disk that was refused: nothing is added any more.  From any thread. */
 bool catalog_is_broken(struct catalog *c);

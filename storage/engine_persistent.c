@@ -265,8 +265,10 @@ static enum err_code load(struct engine *e, struct file_cache *cache, struct err
     enum err_code rc =
         catalog_open(p->dir_fd, take_entry, &l, &p->catalog, &was_clean, &was_lost, err);
     /* From here the counts on disk are old: a catalog in use says so. */
-    if (!rc) rc = rewrite(p, cache, false, err);
-    if (rc == ERR_STORAGE_FULL) rc = catalog_mark_in_use(p->catalog, was_clean, err);
+    bool rewrites = !rc && catalog_is_worn(p->catalog);
+    if (rewrites) rc = rewrite(p, cache, false, err);
+    if (rewrites ? rc == ERR_STORAGE_FULL : !rc)
+        rc = catalog_mark_in_use(p->catalog, was_clean, err);
     if (!rc) rc = scan_directory(&l, err);
     return rc;
 }

@@ -66,6 +66,8 @@ struct file_cache {
     pthread_cond_t changed;
     struct entry **entries; /* by name */
     size_t count, cap;
+    struct entry **by_hash; /* while the start looks for each file; NULL: make it, or none */
+    size_t hash_mask;
     struct entry *newest, *oldest;
     size_t open_files;
     size_t kept_logs;
@@ -126,12 +128,19 @@ static struct entry *insert(struct file_cache *c, const struct cache_entry *info
     return e;
 }
 
+static void drop_hash(struct file_cache *c)
+{
+    mem_free(c->by_hash);
+    c->by_hash = NULL;
+}
+
 static void remove_entry(struct file_cache *c, struct entry *e)
 {
     size_t i = lower_bound(c, e->name);
     c->count--;
     memmove(&c->entries[i], &c->entries[i + 1], (c->count - i) * sizeof c->entries[0]);
     if (e->has_log) c->kept_logs--;
+    drop_hash(c);
     mem_free(e->schema.options);
     mem_free(e->reason);
     mem_free(e);
@@ -607,10 +616,44 @@ bool file_cache_next_entry(struct file_cache *c, const char *after, bool has_log
     return found;
 }
 
+static size_t name_hash(const char *name)
+{
+    uint64_t h = 14695981039346656037ull; /* FNV-1a */
+    for (; *name; name++)
+        h = (h ^ (uint8_t)*name) * 1099511628211ull;
+    return (size_t)(h ^ h >> 32);
+}
+
+/* A directory comes in no order: with thousands of names a binary search for each is most of what a
+ * start takes. */
+static void make_hash(struct file_cache *c)
+{
+    c->hash_mask = 15;
+    while (c->hash_mask < 2 * c->count)
+        c->hash_mask = 2 * c->hash_mask + 1;
+    c->by_hash = mem_zalloc((c->hash_mask + 1) * sizeof *c->by_hash);
+    for (size_t i = 0; i < c->count; i++) {
+        size_t at = name_hash(c->entries[i]->name) & c->hash_mask;
+        while (c->by_hash[at])
+            at = (at + 1) & c->hash_mask;
+        c->by_hash[at] = c->entries[i];
+    }
+}
+
+/* For the start. */
+static struct entry *find_fast(struct file_cache *c, const char *name)
+{
+    if (!c->by_hash) make_hash(c);
+    size_t at = name_hash(name) & c->hash_mask;
+    while (c->by_hash[at] && strcmp(c->by_hash[at]->name, name) != 0)
+        at = (at + 1) & c->hash_mask;
+    return c->by_hash[at] ? c->by_hash[at] : find(c, name); /* or adopted since */
+}
+
 bool file_cache_is_known(struct file_cache *c, const char *name)
 {
     mutex_lock(&c->mu);
-    bool known = find(c, name) != NULL;
+    bool known = find_fast(c, name) != NULL;
     mutex_unlock(&c->mu);
     return known;
 }
@@ -683,7 +726,7 @@ void file_cache_hold_all(struct file_cache *c, uint64_t until_ns)
 bool file_cache_has_file(struct file_cache *c, const char *name)
 {
     mutex_lock(&c->mu);
-    struct entry *e = find(c, name);
+    struct entry *e = find_fast(c, name);
     if (e) e->has_file = true;
     mutex_unlock(&c->mu);
     return e != NULL;
@@ -691,6 +734,7 @@ bool file_cache_has_file(struct file_cache *c, const char *name)
 
 void file_cache_quarantine_missing(struct file_cache *c)
 {
+    drop_hash(c);
     for (size_t i = 0; i < c->count; i++) {
         struct entry *e = c->entries[i];
         if (e->has_file || e->quarantined) continue;
@@ -962,6 +1006,7 @@ void file_cache_free(struct file_cache *c)
     if (!c) return;
     while (c->count)
         remove_entry(c, c->entries[c->count - 1]);
+    drop_hash(c);
     mem_free(c->entries);
     pthread_cond_destroy(&c->changed);
     mutex_deinit(&c->mu);

@@ -282,6 +282,64 @@ static void after_a_failed_sync_it_takes_no_more(void **state)
     assert_int_equal(state_of(2), 1);
 }
 
+static size_t catalog_bytes(void)
+{
+    size_t len;
+    free(file_bytes(data_fd, ".catalog", &len));
+    return len;
+}
+
+static void a_start_says_in_place_that_it_is_in_use_and_a_catalog_wears_out(void **state)
+{
+    (void)state;
+    struct catalog *c = new_catalog();
+    int next = 0;
+    assert_int_equal(catalog_rewrite(c, next_entry, &next, true, &err), ERR_OK);
+    catalog_close(c);
+    size_t clean_bytes = catalog_bytes();
+
+    c = open_catalog();
+    assert_true(was_clean);
+    assert_false(catalog_is_worn(c));
+    assert_int_equal(catalog_mark_in_use(c, true, &err), ERR_OK);
+    assert_int_equal(catalog_bytes(), clean_bytes);
+    add(c, 20);
+    catalog_close(c);
+    c = open_catalog();
+    assert_false(was_clean);
+    assert_false(was_lost);
+    assert_false(catalog_is_worn(c));
+    assert_int_equal(catalog_mark_in_use(c, false, &err), ERR_OK); /* it is already */
+    assert_int_equal(seen_count, 11);
+    for (size_t i = 0; i < seen_count; i++)
+        assert_false(seen[i].counts_known);
+
+    /* What came and went is not kept for ever. */
+    for (int i = 0; i < 600; i++) {
+        struct catalog_entry e = entry(30 + i);
+        add(c, 30 + i);
+        drop(c, 30 + i);
+        assert_int_equal(catalog_forget(c, e.name, e.uuid, &err), ERR_OK);
+    }
+    catalog_close(c);
+    c = open_catalog();
+    assert_int_equal(seen_count, 11);
+    assert_true(catalog_is_worn(c));
+    next = 0;
+    assert_int_equal(catalog_rewrite(c, next_entry, &next, false, &err), ERR_OK);
+    catalog_close(c);
+    assert_int_equal(catalog_bytes(), clean_bytes);
+    c = open_catalog();
+    assert_false(catalog_is_worn(c));
+    catalog_close(c);
+
+    /* Nor is a torn end appended to. */
+    poke(data_fd, ".catalog", clean_bytes, "torn", 4);
+    c = open_catalog();
+    assert_true(catalog_is_worn(c));
+    catalog_close(c);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -294,6 +352,7 @@ int main(void)
         temp_dir_test(any_flipped_byte_is_noticed),
         temp_dir_test(a_rewrite_that_fails_leaves_the_old_catalog),
         temp_dir_test(after_a_failed_sync_it_takes_no_more),
+        temp_dir_test(a_start_says_in_place_that_it_is_in_use_and_a_catalog_wears_out),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
