@@ -228,7 +228,8 @@ static void a_failed_allocation_leaves_the_old_size(void **state)
     struct statfs fs;
     assert_int_equal(fstatfs(fd, &fs), 0);
     const uint64_t more_than_all = (uint64_t)fs.f_blocks * (uint64_t)fs.f_bsize * 2;
-    if (more_than_all > 0 && more_than_all < (UINT64_C(1) << 43)) {
+    /* Only on one of our own: others would find a shared one full for that moment. */
+    if (more_than_all > 0 && more_than_all < (UINT64_C(1) << 29)) {
         assert_int_not_equal(file_allocate(fd, 0, more_than_all), 0);
         assert_int_equal(size_of(fd), 3);
     }
