@@ -293,10 +293,13 @@ static void *look_at_slots(void *arg)
         epoch_enter();
         uint64_t end = region_capacity(&f->shapes[REGION_RECORDS],
                                        atomic_load(&f->extent_count[REGION_RECORDS]));
-        for (int i = 0; i < 100 && end; i++) {
+        /* Behind the records there is nothing yet. */
+        uint64_t used = threads.db->store->counts.records_bytes;
+        for (int i = 0; i < 100 && end > used; i++) {
             seed = seed * 1103515245 + 12345;
-            const uint8_t *byte = jvdb_file_read(f, REGION_RECORDS, (seed >> 4) % end);
-            if (!byte || *byte == 0xfe) atomic_fetch_add(&threads.bad, 1);
+            const uint8_t *byte =
+                jvdb_file_read(f, REGION_RECORDS, used + (seed >> 4) % (end - used));
+            if (!byte || *byte) atomic_fetch_add(&threads.bad, 1);
         }
         epoch_leave();
         atomic_fetch_add(&threads.looked, 1);
