@@ -984,7 +984,9 @@ static void close_some(void *ctx)
     mutex_lock(&c->mu);
     while (c->oldest) {
         struct err err;
-        enum err_code rc = close_entry(c, c->oldest, false, &err);
+        struct entry *e = c->oldest;
+        enum err_code rc = close_entry(c, e, false, &err);
+        if (rc) log_warning("closing database \"%s\": %s", e->info.name, err.msg);
         if (rc && !closing->rc) {
             closing->rc = rc;
             closing->err = err;

@@ -56,7 +56,8 @@ struct round {
 };
 
 /* Pin the next database of the round.  False: no more. */
-static bool take_next(struct round *r, struct database **db, enum err_code *rc, struct err *err)
+static bool take_next(struct round *r, struct database **db, char name[NAME_BYTES_MAX + 1],
+                      enum err_code *rc, struct err *err)
 {
     struct cache_entry entry;
     bool found;
@@ -65,11 +66,13 @@ static bool take_next(struct round *r, struct database **db, enum err_code *rc, 
     if (!r->closed_ones) {
         found = file_cache_next_open(r->f->cache, r->name, db);
         if (found) snprintf(r->name, sizeof r->name, "%s", database_name(*db));
+        memcpy(name, r->name, sizeof r->name);
         mutex_unlock(&r->mu);
         return found;
     }
     found = file_cache_next_entry(r->f->cache, r->name, true, &entry);
     if (found) snprintf(r->name, sizeof r->name, "%s", entry.name);
+    memcpy(name, r->name, sizeof r->name);
     mutex_unlock(&r->mu);
     if (found) *rc = file_cache_acquire(r->f->cache, entry.name, true, db, err);
     return found;
@@ -79,9 +82,10 @@ static void flush_some(void *ctx)
 {
     struct round *r = ctx;
     struct database *db = NULL;
+    char name[NAME_BYTES_MAX + 1];
     enum err_code rc;
     struct err err;
-    while (take_next(r, &db, &rc, &err)) {
+    while (take_next(r, &db, name, &rc, &err)) {
         /* Dropped or quarantined meanwhile: nothing to flush. */
         if (rc == ERR_DATABASE_NOT_FOUND || rc == ERR_QUARANTINED) continue;
         bool due = !rc && database_is_dirty(db);
@@ -90,6 +94,7 @@ static void flush_some(void *ctx)
         if (db) file_cache_release(db);
         db = NULL;
         if (rc == ERR_QUARANTINED) continue;
+        if (rc) log_warning("flush of database \"%s\": %s", name, err.msg);
         mutex_lock(&r->mu);
         if (rc && !r->rc) {
             r->rc = rc;
@@ -164,7 +169,7 @@ static void periodic_flush(struct flusher *f)
     size_t flushed;
     double ms;
     struct err err;
-    if (flusher_flush_all(f, FLUSH_BY_TIME, &flushed, &ms, &err)) log_error("flush: %s", err.msg);
+    if (flusher_flush_all(f, FLUSH_BY_TIME, &flushed, &ms, &err)) (void)err; /* is in the log */
 }
 
 /* Checkpoint one that has to be, held or not. */

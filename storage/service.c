@@ -83,6 +83,9 @@ enum err_code service_close(struct service *s, struct err *err)
     scrub_stop(s->scrub);
     flusher_stop(s->flusher);
     enum err_code rc = flusher_flush_all(s->flusher, FLUSH_AT_STOP, &flushed, &ms, err);
+    /* What was wrong may have passed (a full disk, too few descriptors), and what counts is whether
+     * anything is left; the log has the first reasons. */
+    if (rc) rc = flusher_flush_all(s->flusher, FLUSH_AT_STOP, &flushed, &ms, err);
     flusher_free(s->flusher);
     struct err late;
     enum err_code closed = file_cache_close_all(s->cache, &late);

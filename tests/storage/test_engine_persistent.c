@@ -104,12 +104,36 @@ static void a_closed_database_that_could_not_be_dropped_is_flushed_by_a_stop(voi
     test_dir_remove(dir);
 }
 
+static void a_stop_tries_again_what_failed_once(void **state)
+{
+    (void)state;
+    for (int kinds = FAULT_WRITE; kinds <= FAULT_ALLOCATE; kinds *= 2) {
+        char *dir = test_dir_new();
+        struct service *svc = test_service_open(dir);
+        test_create(svc, "a", 2, METRIC_EUCLIDEAN);
+        struct database *db = test_acquire(svc, "a");
+        test_put_number(db, 1, 1);
+        service_release(db);
+        faults_arm(kinds, 0, ENOSPC);
+        faults.all_threads = true;
+        enum err_code rc = service_close(svc, &err);
+        assert_true(faults_disarm() > 1);
+        assert_int_equal(rc, ERR_OK);
+        svc = test_service_open(dir);
+        assert_int_equal(test_info(svc, "a").vector_count, 1);
+        assert_false(test_info(svc, "a").open); /* the stop was clean */
+        test_service_close(svc);
+        test_dir_remove(dir);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_database_may_be_closed_and_opened_for_one_write_any_number_of_times),
         cmocka_unit_test(starts_that_end_in_kills_leave_a_log_that_takes_writes),
         cmocka_unit_test(a_closed_database_that_could_not_be_dropped_is_flushed_by_a_stop),
+        cmocka_unit_test(a_stop_tries_again_what_failed_once),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
