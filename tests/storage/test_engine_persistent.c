@@ -114,7 +114,7 @@ static void a_stop_tries_again_what_failed_once(void **state)
         struct database *db = test_acquire(svc, "a");
         test_put_number(db, 1, 1);
         service_release(db);
-        faults_arm(kinds, 0, ENOSPC);
+        faults_arm(kinds, 0, EIO);
         faults.all_threads = true;
         enum err_code rc = service_close(svc, &err);
         assert_true(faults_disarm() > 1);
