@@ -277,3 +277,23 @@ def test_lsns_never_go_back_after_a_kill(daemon):
             assert lsn > last
             last = lsn
         daemon.restart(kill=bool(i % 2))
+
+
+def test_a_torn_tail_is_cut_and_the_log_says_how_much_it_was(daemon):
+    daemon.create("x", 2, durability="periodic")
+    for i in range(5):
+        daemon.post("/databases/x/vectors", {"vector_id": i, "data": [i, 1]})
+    before = daemon.get("/databases/x/stats").json()["wal_bytes"]
+    daemon.post("/databases/x/vectors", {"vector_id": 5, "data": [5, 1]})
+    last = daemon.get("/databases/x/stats").json()["wal_bytes"] - before
+    daemon.kill()
+    segment = max(daemon.directory.glob("x.wal.*"), key=lambda path: path.stat().st_mtime_ns)
+    data = bytearray(segment.read_bytes())
+    end = len(bytes(data).rstrip(b"\0"))
+    data[end - 1] ^= 0xff
+    segment.write_bytes(data)
+    daemon.start()
+    assert sorted(daemon.rows("x")) == [0, 1, 2, 3, 4]
+    daemon.wait_log(rf'database "x": cut a torn tail of {last} bytes off the log')
+    daemon.restart(kill=True)
+    assert sorted(daemon.rows("x")) == [0, 1, 2, 3, 4]
