@@ -190,7 +190,7 @@ def settle(recording, daemon, known, after_kill):
 
 
 class Killer:
-    """Starts daemons that end by kill -9 at one of their calls: not before it, not during it."""
+    """Starts daemons that end by kill -9 instead of one of their calls."""
 
     def __init__(self, recording, options, dice):
         self.shim = shim.Shim(recording.directory, recording.top / "control")
@@ -232,7 +232,7 @@ def work(recording, workload, clients, seed):
         if kills_left:
             harness.run_threads([*threads, end])
             if all(client.left == 0 for client in clients):
-                break  # nothing was left to be killed at
+                break  # before a call to be killed at, perhaps
             killer.collect(daemon)
             daemon = killer.start()
             for client in clients:
@@ -240,7 +240,13 @@ def work(recording, workload, clients, seed):
         else:
             harness.run_threads(threads)
     killer.shim.disarm()
-    daemon.stop() if dice.random() < .5 else daemon.kill()
+    if killer.shim.hits and not daemon.running():
+        killer.collect(daemon)
+    elif dice.random() < .5:
+        daemon.stop()
+    else:
+        daemon.kill()
+
 
 def make_shared(recording, daemon, clients):
     """Databases of which several clients have a part."""
