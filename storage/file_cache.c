@@ -986,7 +986,7 @@ static void close_some(void *ctx)
         struct err err;
         struct entry *e = c->oldest;
         enum err_code rc = close_entry(c, e, false, &err);
-        if (rc) log_warning("closing database \"%s\": %s", e->info.name, err.msg);
+        if (rc) log_warning("closing database \"%s\": %s", e->name, err.msg);
         if (rc && !closing->rc) {
             closing->rc = rc;
             closing->err = err;

@@ -240,7 +240,7 @@ static void closing_a_database_does_not_end_the_hold(void **state)
     flush_by_hand(fx, true);
     put_long_rows(fx, "a", 10, 30); /* more than a closed database keeps in its log */
     for (int i = 0; i < 6; i++) {
-        char name[8];
+        char name[16];
         snprintf(name, sizeof name, "d%d", i);
         test_create(fx->svc, name, 4, METRIC_COSINE);
         put_number(fx, name, 1);
@@ -273,7 +273,7 @@ static uint64_t dirty_bytes(struct fixture *fx)
 {
     uint64_t bytes = 0;
     for (int i = 0; i < 4; i++) {
-        char name[8];
+        char name[16];
         snprintf(name, sizeof name, "d%d", i);
         struct database *db = test_acquire(fx->svc, name);
         bytes += database_dirty_bytes(db);
@@ -295,7 +295,7 @@ static void all_databases_together_have_no_more_to_write_than_a_stop_has_time_fo
     fx->options.dirty_bytes_max = 3 << 20;
     start(fx);
     for (int i = 0; i < 4; i++) {
-        char name[8];
+        char name[16];
         snprintf(name, sizeof name, "d%d", i);
         test_create(fx->svc, name, 4, METRIC_COSINE);
         put_long_rows(fx, name, 1, 20 + (uint64_t)i);
