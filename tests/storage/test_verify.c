@@ -4,6 +4,7 @@
 #include <pthread.h>
 
 #include "storage/base/crc32c.h"
+#include "storage/compact.h"
 #include "storage/image.h"
 #include "storage/scrub.h"
 #include "tests/storage/fixture.h"
@@ -334,13 +335,16 @@ static void *write_and_flush(void *arg)
     while (!atomic_load(&w->stop)) {
         write_rows(db, &seed, 60);
         CHECK_OK(service_flush(w->svc, "docs", &ms, &err));
-        w->checkpoints++;
+        if (++w->checkpoints % 3 == 0) {
+            struct compact_result result;
+            CHECK_OK(service_compact(w->svc, "docs", &result, &err));
+        }
     }
     service_release(db);
     return NULL;
 }
 
-static void writers_and_checkpoints_do_not_look_like_damage(void **state)
+static void writers_checkpoints_and_compactions_do_not_look_like_damage(void **state)
 {
     (void)state;
     struct err err;
@@ -502,7 +506,7 @@ int main(void)
         cmocka_unit_test(what_has_right_checksums_and_makes_no_sense_is_found),
         cmocka_unit_test(a_damaged_log_is_found_and_a_torn_tail_is_none),
         cmocka_unit_test(a_missing_or_shortened_file_is_damage),
-        cmocka_unit_test(writers_and_checkpoints_do_not_look_like_damage),
+        cmocka_unit_test(writers_checkpoints_and_compactions_do_not_look_like_damage),
         cmocka_unit_test(damage_under_an_open_database_quarantines_it_with_the_reason),
         cmocka_unit_test(what_memory_still_has_is_written_anew),
         cmocka_unit_test(the_scrub_finds_damage_of_closed_databases_without_opening_them),
