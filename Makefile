@@ -5,6 +5,7 @@
 # make e2e         the tests against the running daemon alone;  E2E_ARGS="-k restart"
 # make faults      the fault tests alone (power loss, kills, damage ...);  FAULT_ARGS="-k power"
 # make torture     the fault tests with new seeds and more of everything;  HOURS=8
+# make mutants     plant the faults of tests/mutants one by one; the tests must notice each
 # make check       unit and end-to-end tests under ASan+UBSan, then under TSan
 # make bench       benchmarks; ratios measured side by side in one run
 # make install     DESTDIR= PREFIX=/usr/local: programs, unit files, configuration, documents
@@ -143,6 +144,8 @@ HOURS ?= 1
 torture: test-deps
 	@$(MAKE) --no-print-directory all fault-tools
 	@scripts/torture.sh $(O) $(HOURS)
+mutants: test-deps
+	@scripts/run-mutants.sh $(O) $(MUTANTS)
 test: test-deps
 	@$(MAKE) --no-print-directory all unit-programs fault-tools
 	@scripts/run-all-tests.sh $(O)
@@ -180,5 +183,5 @@ clean:
 	rm -rf build bin
 
 -include $(shell find $(O) -name '*.d' 2>/dev/null)
-.PHONY: all deps test-deps run unit unit-programs e2e faults fault-tools torture test check bench install format lint help clean
+.PHONY: all deps test-deps run unit unit-programs e2e faults fault-tools torture mutants test check bench install format lint help clean
 .SECONDARY:
