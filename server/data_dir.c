@@ -3,6 +3,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -87,9 +88,24 @@ enum err_code data_dir_open(const char *path, int *lock_fd, struct err *err)
     }
     rc = data_dir_sync_above(path, dir, made, err);
     if (rc) goto out;
+    if (faccessat(dir, ".", R_OK | X_OK, AT_EACCESS) != 0) {
+        rc = err_os(err, errno, "cannot use the data directory %s", path);
+        goto out;
+    }
     fd = openat(dir, ".lock", O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0640);
+    bool read_only = fd < 0 && (errno == EROFS || errno == EACCES || errno == EPERM);
+    if (read_only) {
+        /* Storage finds out by itself.  A daemon on another mount of it would have made the file.
+         */
+        fd = openat(dir, ".lock", O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
+        if (fd < 0 && errno == ENOENT) {
+            *lock_fd = -1;
+            rc = ERR_OK;
+            goto out;
+        }
+    }
     if (fd < 0) {
-        rc = err_os(err, errno, "cannot write to the data directory %s (.lock)", path);
+        rc = err_os(err, errno, "cannot open .lock in the data directory %s", path);
         goto out;
     }
     if (flock(fd, LOCK_EX | LOCK_NB) != 0) {
@@ -104,7 +120,8 @@ enum err_code data_dir_open(const char *path, int *lock_fd, struct err *err)
     int len = snprintf(text, sizeof text, "%-10ld\n", (long)getpid());
     /* Over what an earlier daemon wrote, so that a full disk cannot refuse it; and who refuses us
      * next does without the number rather than we without the data. */
-    if (pwrite(fd, text, (size_t)len, 0) != len && errno != ENOSPC && errno != EDQUOT) {
+    if (!read_only && pwrite(fd, text, (size_t)len, 0) != len && errno != ENOSPC &&
+        errno != EDQUOT) {
         rc = err_os(err, errno, "cannot write to the data directory %s (.lock)", path);
         goto out;
     }

@@ -42,7 +42,7 @@ static enum err_code open_image(int dir_fd, const char *name, struct image *img,
         bool applied = false;
         const struct disk_superblock *sb = &img->superblocks[img->superblock_good[0] ? 0 : 1];
         if (os_errno) rc = err_os(err, os_errno, "open %s", file_name);
-        if (!rc) rc = checkpoint_apply_leftover(dir_fd, name, fd, sb, &applied, err);
+        if (!rc) rc = checkpoint_apply_leftover(dir_fd, name, fd, false, sb, &applied, err);
         file_close(fd);
         image_close(img);
         if (!rc) rc = image_open(dir_fd, name, false, img, err);

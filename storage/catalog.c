@@ -378,6 +378,8 @@ enum err_code catalog_open(int dir_fd, catalog_entry_fn *fn, void *ctx, struct c
     uint64_t size = 0;
     enum err_code rc = ERR_OK;
     int os_errno = file_open(dir_fd, CATALOG_NAME, O_RDWR, &c->fd);
+    if (os_errno == EROFS || os_errno == EACCES || os_errno == EPERM)
+        os_errno = file_open(dir_fd, CATALOG_NAME, O_RDONLY, &c->fd); /* to be written anew */
     if (!os_errno) os_errno = file_size(c->fd, &size);
     if (os_errno && os_errno != ENOENT) {
         rc = err_os(err, os_errno, "open " CATALOG_NAME);

@@ -203,7 +203,7 @@ static int ckpt_copy_in_place(int fd, const uint64_t *blocks, size_t count, int 
     return os_errno;
 }
 
-enum err_code checkpoint_apply_leftover(int dir_fd, const char *name, int jvdb_fd,
+enum err_code checkpoint_apply_leftover(int dir_fd, const char *name, int jvdb_fd, bool read_only,
                                         const struct disk_superblock *sb, bool *applied,
                                         struct err *err)
 {
@@ -216,7 +216,7 @@ enum err_code checkpoint_apply_leftover(int dir_fd, const char *name, int jvdb_f
     enum err_code rc = ERR_OK;
     *applied = false;
     ckpt_name(name, file_name);
-    int os_errno = file_open(dir_fd, file_name, O_RDWR, &fd);
+    int os_errno = file_open(dir_fd, file_name, read_only ? O_RDONLY : O_RDWR, &fd);
     if (os_errno == ENOENT) return ERR_OK;
     if (!os_errno) os_errno = ckpt_check(fd, &h, &f, &complete);
     if (os_errno) goto out;
@@ -230,6 +230,14 @@ enum err_code checkpoint_apply_leftover(int dir_fd, const char *name, int jvdb_f
     }
     if (ours && h.generation > sb->generation + 1) {
         rc = wal_older_copy(name, sb->lsn, h.lsn, err);
+        goto out;
+    }
+    if (read_only) {
+        if (ours && h.generation >= sb->generation)
+            rc = err_set(err, ERR_QUARANTINED,
+                         "%s must be finished first, and the storage directory cannot be written: "
+                         "make it writable and restart the server",
+                         file_name);
         goto out;
     }
     if (ours && h.generation >= sb->generation) {

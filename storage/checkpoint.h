@@ -41,9 +41,10 @@ MUST_CHECK enum err_code checkpoint_finish_new(struct database *db, uint64_t gen
                                                uint64_t lsn, struct err *err);
 
 /* For recovery: apply `<name>.ckpt` to the file if it is complete and the file's successor, and
- * remove it.  `sb` is the file's superblock; true in *applied: read it again. */
+ * remove it; with read_only, ERR_QUARANTINED if that is due.  `sb` is the file's superblock; true
+ * in *applied: read it again. */
 MUST_CHECK enum err_code checkpoint_apply_leftover(int dir_fd, const char *name, int jvdb_fd,
-                                                   const struct disk_superblock *sb, bool *applied,
-                                                   struct err *err);
+                                                   bool read_only, const struct disk_superblock *sb,
+                                                   bool *applied, struct err *err);
 
 #endif

@@ -384,8 +384,8 @@ static enum err_code lock_and_take_over(struct compaction *c, struct err *err)
         mutex_unlock(&db->writer);
         set_paused(db, false);
     }
-    /* The header of the new segment comes to the disk before the old ones go: a power cut in between
-     * must not leave the file without a log. */
+    /* The header of the new segment comes to the disk before the old ones go: a power cut in
+     * between must not leave the file without a log. */
     if (!rc) rc = wal_sync(db->wal, err);
     if (!rc) wal_drop_old(db->wal);
     mutex_unlock(&db->checkpoint_mu);

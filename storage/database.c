@@ -150,7 +150,11 @@ bool database_has_failed(struct database *db, struct err *err)
 
 enum err_code database_check_writable(struct database *db, struct err *err)
 {
-    return database_has_failed(db, err) ? err->code : ERR_OK;
+    if (database_has_failed(db, err)) return err->code;
+    if (!db->read_only) return ERR_OK;
+    return err_set(err, ERR_READ_ONLY,
+                   "database \"%s\" is read-only: the storage directory cannot be written",
+                   db->name);
 }
 
 bool database_is_dirty(struct database *db)

@@ -59,6 +59,7 @@ struct database {
     const struct kernel_set *kernels;
     struct database_host host;
     struct reserve *reserve; /* borrowed; NULL: none */
+    bool read_only;          /* the storage directory cannot be written */
     void *owner;             /* the file cache's entry */
     uint64_t wal_bytes_max;  /* of the log before it is checkpointed; 0: no limit */
 
@@ -197,6 +198,7 @@ struct database_open_options {
     struct syncer *syncer;
     struct reserve *reserve; /* may be NULL; outlives the database */
     bool skip_lsns;          /* wal_options.skip_lsns */
+    bool read_only;          /* the storage directory cannot be written */
     bool reopened;           /* the LRU closed it in this process: a replay is no news */
     uint64_t lsn_min;        /* it was known to hold this: less is an older copy */
     uint64_t wal_bytes_max;  /* database.wal_bytes_max */

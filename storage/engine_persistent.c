@@ -42,7 +42,8 @@ struct persistent {
     int dir_fd;
     struct catalog *catalog;
     struct syncer *syncer;
-    struct reserve *reserve;
+    struct reserve *reserve; /* NULL: read_only */
+    bool read_only;          /* the directory cannot be written */
     uint64_t wal_bytes_max;
     struct tombstones dead;
 };
@@ -155,11 +156,15 @@ static void adopt(struct loading *l, const char *name)
     bool alike;
     snprintf(e.name, sizeof e.name, "%s", name);
     snprintf(file_name, sizeof file_name, "%s.jvdb", name);
-    int os_errno = file_open(p->dir_fd, file_name, O_RDWR, &fd);
+    int os_errno = file_open(p->dir_fd, file_name, p->read_only ? O_RDONLY : O_RDWR, &fd);
     enum err_code rc = os_errno ? err_os(&err, os_errno, "open %s", file_name)
                                 : superblock_read(fd, file_name, &sb, &alike, &err);
     if (!rc) rc = manifest_peek(fd, file_name, &sb, &m, &err);
     file_close(fd);
+    if (!rc && p->read_only)
+        rc = err_set(&err, ERR_QUARANTINED,
+                     "the catalog does not know %s, and the storage directory cannot be written",
+                     file_name);
     if (!rc && is_dead(&p->dead, name, sb.uuid)) {
         log_info("removing %s: the stop interrupted the drop of its database", file_name);
         finish_drop(p, name, sb.uuid);
@@ -265,21 +270,30 @@ static enum err_code load(struct engine *e, struct file_cache *cache, struct err
     enum err_code rc =
         catalog_open(p->dir_fd, take_entry, &l, &p->catalog, &was_clean, &was_lost, err);
     /* From here the counts on disk are old: a catalog in use says so. */
-    bool rewrites = !rc && catalog_is_worn(p->catalog);
-    if (rewrites) rc = rewrite(p, cache, false, err);
-    if (rewrites ? rc == ERR_STORAGE_FULL : !rc)
-        rc = catalog_mark_in_use(p->catalog, was_clean, err);
+    if (!rc && !p->read_only) {
+        bool rewrites = catalog_is_worn(p->catalog);
+        if (rewrites) rc = rewrite(p, cache, false, err);
+        if (rewrites ? rc == ERR_STORAGE_FULL : !rc)
+            rc = catalog_mark_in_use(p->catalog, was_clean, err);
+    }
     if (!rc) rc = scan_directory(&l, err);
     return rc;
 }
 
 /* ---- databases ---- */
 
+static enum err_code check_writable(const struct persistent *p, struct err *err)
+{
+    return p->read_only ? err_set(err, ERR_READ_ONLY, "the storage directory cannot be written")
+                        : ERR_OK;
+}
+
 static enum err_code create(struct engine *e, const char *name, const uint8_t uuid[16],
                             const struct schema *schema, struct err *err)
 {
     struct persistent *p = self(e);
-    enum err_code rc = reserve_check(p->reserve, err);
+    enum err_code rc = check_writable(p, err);
+    if (!rc) rc = reserve_check(p->reserve, err);
     if (!rc) rc = database_create_files(p->dir_fd, name, uuid, schema, err);
     if (rc) return rc;
     struct catalog_entry ce = {.schema = *schema};
@@ -302,6 +316,7 @@ static enum err_code open_database(struct engine *e, const char *name, const uin
     struct database_open_options options = {
         .syncer = p->syncer,
         .reserve = p->reserve,
+        .read_only = p->read_only,
         .reopened = hints.reopened,
         .skip_lsns = !hints.lsn_is_known,
         .lsn_min = hints.lsn_min,
@@ -328,7 +343,11 @@ static bool is_at(struct engine *e, const char *name, const uint8_t uuid[16], ui
 static enum err_code close_database(struct engine *e, struct database *db, bool keep_log,
                                     bool *has_log, struct err *err)
 {
-    (void)e;
+    if (self(e)->read_only) {
+        *has_log = false;
+        database_free(db);
+        return ERR_OK;
+    }
     enum err_code rc = ERR_OK;
     /* What is quarantined stays as it is, and was reported.  Each opening that writes adds a
      * segment. */
@@ -353,7 +372,9 @@ static enum err_code drop(struct engine *e, const char *name, const uint8_t uuid
     struct persistent *p = self(e);
     bool was_broken = catalog_is_broken(p->catalog);
     database_free(db);
-    enum err_code rc = catalog_drop(p->catalog, name, uuid, err);
+    enum err_code rc = check_writable(p, err);
+    if (rc) return rc;
+    rc = catalog_drop(p->catalog, name, uuid, err);
     if (rc && reserve_use(p->reserve, err)) rc = catalog_drop(p->catalog, name, uuid, err);
     /* A write to it could be lost with it. */
     if (rc && !was_broken && catalog_is_broken(p->catalog))
@@ -381,7 +402,7 @@ static enum err_code stop(struct engine *e, struct file_cache *cache, bool clean
 {
     struct persistent *p = self(e);
     enum err_code rc = ERR_OK;
-    if (p->catalog && clean) rc = rewrite(p, cache, true, err);
+    if (p->catalog && clean && !p->read_only) rc = rewrite(p, cache, true, err);
     catalog_close(p->catalog);
     syncer_stop(p->syncer);
     reserve_close(p->reserve);
@@ -418,7 +439,12 @@ enum err_code engine_persistent_new(const struct service_options *options, struc
     p->engine.dir_fd = p->dir_fd = dir_fd;
     p->wal_bytes_max = options->wal_bytes_max;
     p->syncer = syncer_start(SYNCER_THREADS);
-    p->reserve = reserve_open(dir_fd);
+    p->read_only = faccessat(dir_fd, ".", W_OK, AT_EACCESS) != 0;
+    if (p->read_only)
+        log_warning("the storage directory %s cannot be written (%s): reads only",
+                    options->storage_path, strerror(errno));
+    else
+        p->reserve = reserve_open(dir_fd);
     *out = &p->engine;
     return ERR_OK;
 }

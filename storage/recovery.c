@@ -204,6 +204,10 @@ static enum err_code replay_record(void *ctx, const struct disk_wal_record *reco
     uint64_t puts = 0;
     for (uint32_t i = 0; i < record->op_count; i++)
         puts += rp->ops[i].head.kind == WAL_OP_PUT;
+    if (db->read_only)
+        return err_set(err, ERR_QUARANTINED,
+                       "its log holds writes that its file does not, and the storage directory "
+                       "cannot be written: make it writable and restart the server");
     enum err_code rc = jvdb_file_writable(&db->store->file, err);
     if (rc) return rc;
     rc = database_reserve(db, slots, records_bytes, puts, err);
@@ -225,6 +229,7 @@ static enum err_code open_log(struct database *db, const struct database_open_op
         .dir_fd = db->dir_fd,
         .name = db->name,
         .checkpoint_lsn = db->store->file.checkpoint_lsn,
+        .read_only = options->read_only,
         .skip_lsns = options->skip_lsns,
         .syncer = options->syncer,
         .on_broken = database_fall_back,
@@ -260,6 +265,14 @@ static enum err_code open_log(struct database *db, const struct database_open_op
     return ERR_OK;
 }
 
+/* A file that this server may not use, or something else in its place: that will not pass. */
+static enum err_code refused(enum err_code rc, struct err *err)
+{
+    bool is_denied = err->os_errno == EACCES || err->os_errno == EPERM || err->os_errno == EINVAL;
+    if (rc == ERR_IO && is_denied) rc = err->code = ERR_QUARANTINED;
+    return rc;
+}
+
 enum err_code database_open(int dir_fd, const char *name, const uint8_t uuid[16],
                             const struct database_open_options *options,
                             const struct database_host *host, struct database **out,
@@ -272,12 +285,13 @@ enum err_code database_open(int dir_fd, const char *name, const uint8_t uuid[16]
     struct disk_superblock sb;
     bool applied = false, alike = false;
     int fd = -1;
-    int os_errno = file_open(dir_fd, file_name, O_RDWR, &fd);
+    int os_errno = file_open(dir_fd, file_name, options->read_only ? O_RDONLY : O_RDWR, &fd);
     if (os_errno == ENOENT) return err_set(err, ERR_CORRUPT, "the file %s is missing", file_name);
-    if (os_errno) return err_os(err, os_errno, "open %s", file_name);
+    if (os_errno) return refused(err_os(err, os_errno, "open %s", file_name), err);
 
     enum err_code rc = superblock_read(fd, file_name, &sb, &alike, err);
-    if (!rc) rc = checkpoint_apply_leftover(dir_fd, name, fd, &sb, &applied, err);
+    if (!rc)
+        rc = checkpoint_apply_leftover(dir_fd, name, fd, options->read_only, &sb, &applied, err);
     if (!rc && applied) rc = superblock_read(fd, file_name, &sb, &alike, err);
     if (!rc && memcmp(sb.uuid, uuid, sizeof sb.uuid) != 0)
         rc = err_set(err, ERR_CORRUPT, "%s is another database than the one known by that name",
@@ -286,6 +300,7 @@ enum err_code database_open(int dir_fd, const char *name, const uint8_t uuid[16]
 
     db = database_new(name, &(struct schema){.dimension = 1}, dir_fd, host);
     db->reserve = options->reserve;
+    db->read_only = options->read_only;
     rc = jvdb_file_init(&db->store->file, dir_fd, file_name, uuid, 1, err);
     if (!rc) rc = manifest_read(fd, &sb, &db->store->file, &manifest, err);
     if (rc) goto out;
@@ -308,6 +323,7 @@ enum err_code database_open(int dir_fd, const char *name, const uint8_t uuid[16]
     *out = db;
     db = NULL;
 out:
+    if (rc) rc = refused(rc, err);
     file_close(fd);
     manifest_deinit(&manifest);
     database_free(db);

@@ -686,8 +686,9 @@ static enum err_code replay_file(struct replay *rp, struct segment *seg, uint64_
 }
 
 /* Find the started segments of this database, in order. */
-static enum err_code find_segments(struct wal *wal, struct segment found[SEGMENTS_MAX],
-                                   size_t *count, struct err *err)
+static enum err_code find_segments(struct wal *wal, bool read_only,
+                                   struct segment found[SEGMENTS_MAX], size_t *count,
+                                   struct err *err)
 {
     *count = 0;
     for (int i = 0; i < SEGMENTS_MAX; i++) {
@@ -695,7 +696,7 @@ static enum err_code find_segments(struct wal *wal, struct segment found[SEGMENT
         struct segment seg = {.number = i, .fd = -1};
         struct disk_wal_header h = {0};
         segment_name(wal, i, file_name);
-        int os_errno = file_open(wal->dir_fd, file_name, O_RDWR, &seg.fd);
+        int os_errno = file_open(wal->dir_fd, file_name, read_only ? O_RDONLY : O_RDWR, &seg.fd);
         if (os_errno == ENOENT) continue;
         if (!os_errno) os_errno = file_size(seg.fd, &seg.allocated);
         if (!os_errno && seg.allocated >= sizeof h) os_errno = file_read(seg.fd, &h, sizeof h, 0);
@@ -795,7 +796,7 @@ enum err_code wal_open(const struct wal_options *options, wal_replay_fn *replay,
                         .fn = replay,
                         .ctx = ctx,
                         .found = found};
-    enum err_code rc = find_segments(wal, segs, &count, err);
+    enum err_code rc = find_segments(wal, options->read_only, segs, &count, err);
     if (rc) goto out;
     if (count == 0 && !options->create) {
         rc = err_set(err, ERR_CORRUPT,

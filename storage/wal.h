@@ -27,6 +27,7 @@ struct wal_options {
     uint8_t uuid[16];
     uint64_t checkpoint_lsn; /* what the file holds already */
     bool create;             /* it is right that there may be no log of this uuid yet */
+    bool read_only;          /* nothing will be appended */
     bool
         skip_lsns; /* numbers may have been given to writes that are lost: leave 2^20 of them out */
     struct syncer *syncer; /* who makes wal_await() come true */

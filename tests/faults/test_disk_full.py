@@ -176,7 +176,7 @@ def one_round(daemon, disk, client, pages):
 
 
 @pytest.mark.limit(240)
-def test_a_full_disk_refuses_writes_and_nothing_else(daemons, disk):
+def test_a_full_disk_refuses_writes_and_nothing_else(disk, daemons):
     small = disk()
     daemon = daemons(small.path / "data", log_level="info")
     daemon.create("docs", DIMENSION)
@@ -209,7 +209,7 @@ def test_a_full_disk_refuses_writes_and_nothing_else(daemons, disk):
     client.check()
 
 
-def test_a_daemon_starts_on_a_full_disk_without_a_reserve_and_resumes(daemons, disk):
+def test_a_daemon_starts_on_a_full_disk_without_a_reserve_and_resumes(disk, daemons):
     small = disk()
     daemon = daemons(small.path / "data")
     daemon.create("docs", DIMENSION)
@@ -232,7 +232,7 @@ def test_a_daemon_starts_on_a_full_disk_without_a_reserve_and_resumes(daemons, d
         client.delete(10)
 
 
-def test_a_disk_without_inodes_refuses_databases_and_nothing_else(daemons, disk):
+def test_a_disk_without_inodes_refuses_databases_and_nothing_else(disk, daemons):
     small = disk("size=24m,nr_inodes=60")
     daemon = daemons(small.path / "data")
     daemon.create("docs", DIMENSION)

@@ -1,8 +1,12 @@
 """An environment that fails: files that lose their bytes, no descriptors, no memory, a read-only or
 foreign directory, a second daemon.  The daemon goes on, says what is wrong, and tells no lie."""
 import os
+import pathlib
 import resource
+import shutil
 import socket
+import subprocess
+import tempfile
 import threading
 import time
 
@@ -261,3 +265,154 @@ def test_without_memory_a_request_is_503_and_the_next_is_answered(daemons):
     assert set(want) - set(daemon.rows("docs")) == set()
     assert daemon.count("docs") == len(daemon.rows("docs"))
     daemon.post("/databases/docs/flush", status=200)
+
+
+# ---- a directory that cannot be written, files that are somebody else's ----
+
+@pytest.fixture
+def disk(tmp_path):
+    """A tmpfs, to be mounted again read-only."""
+    path = tmp_path / "disk"
+    path.mkdir()
+    done = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64m", "jvdb-test", path],
+                          capture_output=True, text=True, check=False)
+    if done.returncode:
+        pytest.skip(f"A READ-ONLY FILE SYSTEM IS NOT TESTED: mounting needs root: {done.stderr}")
+    yield path
+    subprocess.run(["umount", "-l", path], check=True)
+
+
+def remount(path, how):
+    subprocess.run(["mount", "-o", f"remount,{how}", path], check=True)
+
+
+WRITES = ("insert", "update", "batch", "delete")
+
+
+def test_on_a_read_only_file_system_reads_are_answered_and_writes_are_503(disk, daemons):
+    daemon = daemons(disk / "data")
+    want = fill(daemon, "docs")
+    unflushed = fill(daemon, "unflushed", 50)
+    daemon.stop()
+    daemon.start()
+    daemon.post("/databases/unflushed/vectors", one(5000), 201)
+    daemon.kill()
+    before = {f.name: f.read_bytes() for f in daemon.directory.iterdir()}
+    remount(disk, "ro")
+    for _ in range(2):
+        daemon.start()
+        daemon.wait_log("cannot be written")
+        assert daemon.rows("docs") == want
+        for what, request in REQUESTS.items():
+            answer = request(daemon, "docs")
+            if what in WRITES:
+                assert (answer.status_code, code_of(answer)) == (503, "database_read_only"), what
+            else:
+                assert answer.status_code == 200, f"{what}: {answer.text[:300]}"
+        for method, path in (("POST", "/databases/new"), ("DELETE", "/databases/docs")):
+            answer = daemon.request(method, path, json={"dimension": 4} if "new" in path else None)
+            assert (answer.status_code, code_of(answer)) == (503, "database_read_only")
+        # Its log is not ignored.
+        answer = daemon.get("/databases/unflushed/vectors", 423)
+        assert "make it writable" in answer.json()["error"]["message"]
+        assert daemon.rows("docs") == want
+        daemon.stop()
+    assert before == {f.name: f.read_bytes() for f in daemon.directory.iterdir()}
+    remount(disk, "rw")
+    daemon.start()
+    assert daemon.rows("docs") == want
+    assert len(daemon.rows("unflushed")) == len(unflushed) + 1
+    daemon.post("/databases/docs/vectors", one(5000), 201)
+
+
+@pytest.fixture
+def nobody(monkeypatch):
+    """Daemons run as nobody, in a directory of theirs: root may do anything."""
+    if os.getuid() != 0:
+        pytest.skip("FILE PERMISSIONS ARE NOT TESTED: giving files away needs root")
+    top = pathlib.Path(tempfile.mkdtemp(prefix="jvdb-nobody-"))
+    program = top / "jadevectordb"
+    shutil.copy(harness.BIN, program)
+    wrapper = top / "as-nobody"
+    wrapper.write_text("#!/bin/sh\nexec setpriv --reuid=65534 --regid=65534 --clear-groups "
+                       f"{program} \"$@\"\n")
+    for path in (top, program, wrapper):
+        path.chmod(0o755)
+    data = top / "data"
+    data.mkdir(mode=0o750)
+    os.chown(data, 65534, 65534)
+    monkeypatch.setattr(harness, "BIN", wrapper)
+    yield data
+    shutil.rmtree(top)
+
+
+def test_a_file_of_another_owner_is_423_and_the_others_are_served(nobody, daemons):
+    daemon = daemons(nobody)
+    names = ("good", "unreadable", "unwritable", "log", "link", "fifo")
+    want = {name: fill(daemon, name, 50) for name in names}
+    daemon.stop()
+    os.chown(nobody / "unreadable.jvdb", 0, 0)
+    os.chmod(nobody / "unreadable.jvdb", 0o600)
+    os.chown(nobody / "unwritable.jvdb", 0, 0)
+    os.chmod(nobody / "unwritable.jvdb", 0o644)
+    log = next(nobody.glob("log.wal.*"))
+    os.chown(log, 0, 0)
+    os.chmod(log, 0o600)
+    for name in ("link", "fifo"):
+        os.rename(nobody / f"{name}.jvdb", nobody / f"{name}.away")
+    os.symlink("link.away", nobody / "link.jvdb")
+    os.mkfifo(nobody / "fifo.jvdb")
+    daemon.start()
+    for name in names[1:]:
+        answer = daemon.get(f"/databases/{name}/vectors", 423)
+        assert code_of(answer) == "database_quarantined" and name in answer.text
+    assert daemon.rows("good") == want["good"]
+    daemon.post("/databases/good/vectors", one(5000), 201)
+    daemon.stop()
+    for path in nobody.iterdir():
+        os.chown(path, 65534, 65534, follow_symlinks=False)
+    for name in ("link", "fifo"):
+        os.rename(nobody / f"{name}.away", nobody / f"{name}.jvdb")
+    daemon.start()
+    for name in names[1:]:
+        assert daemon.rows(name) == want[name]
+
+
+def test_a_directory_without_the_right_to_write_is_read_only_and_without_any_it_is_refused(
+        nobody, daemons):
+    daemon = daemons(nobody)
+    want = fill(daemon, "docs")
+    daemon.stop()
+    os.chown(nobody, 0, 0)
+    os.chmod(nobody, 0o755)
+    daemon.start()
+    assert daemon.rows("docs") == want
+    answer = daemon.request("POST", "/databases/docs/vectors", json=one(1))
+    assert (answer.status_code, code_of(answer)) == (503, "database_read_only")
+    daemon.stop()
+    for mode in (0o700, 0o744):
+        os.chmod(nobody, mode)
+        daemon.start(wait=False)
+        assert daemon.wait_exit() == 78
+        assert len(daemon.log(since_start=True).splitlines()) == 1
+        assert str(nobody) in daemon.log(since_start=True)
+
+
+# ---- two daemons ----
+
+def test_a_second_daemon_is_refused_within_a_second_and_a_killed_one_leaves_no_lock(daemons):
+    daemon = daemons()
+    want = fill(daemon, "docs")
+    second = daemons(daemon.directory, start=False)
+    begun = time.monotonic()
+    second.start(wait=False)
+    assert second.wait_exit() == 75
+    assert time.monotonic() - begun < 1 * harness.TIME_SCALE
+    assert f"pid {daemon.pid}" in second.log()
+    assert daemon.rows("docs") == want
+    daemon.kill()
+    second.start()
+    assert second.rows("docs") == want
+    daemon.start(wait=False)
+    assert daemon.wait_exit() == 75
+    assert f"pid {second.pid}" in daemon.log(since_start=True)
