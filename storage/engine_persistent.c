@@ -439,6 +439,11 @@ enum err_code engine_persistent_new(const struct service_options *options, struc
     p->engine.dir_fd = p->dir_fd = dir_fd;
     p->wal_bytes_max = options->wal_bytes_max;
     p->syncer = syncer_start(SYNCER_THREADS);
+    const char *distant = file_distant_system(dir_fd);
+    if (distant)
+        log_warning("the storage directory %s is on a %s file system: a lock or a sync may promise "
+                    "less than on a local disk",
+                    options->storage_path, distant);
     p->read_only = faccessat(dir_fd, ".", W_OK, AT_EACCESS) != 0;
     if (p->read_only)
         log_warning("the storage directory %s cannot be written (%s): reads only",

@@ -15,8 +15,14 @@
 
 #include "storage/base/err.h"
 
+/* The kind of the file system of `fd` if its locks, syncs or mappings cannot be relied on as those
+ * of a local disk can ("NFS", "FUSE" ...); else NULL. */
+const char *file_distant_system(int fd);
+
 /* Open `name` below the directory `dir_fd`: O_CLOEXEC and O_NOFOLLOW are added, and anything but
- * a regular file is refused (EINVAL).  On success *fd is the caller's. */
+ * a regular file is refused (EINVAL), as is a name with a slash: so nothing outside of that one
+ * directory can be meant, and no symbolic link is followed (openat2() could promise no more).  On
+ * success *fd is the caller's. */
 MUST_CHECK int file_open(int dir_fd, const char *name, int flags, int *fd);
 void file_close(int fd); /* -1 is fine */
 

@@ -342,9 +342,20 @@ static int tear_down(void **state)
     return system(command);
 }
 
+static void a_name_with_a_slash_is_refused(void **state)
+{
+    (void)state;
+    int fd = -1;
+    assert_int_equal(file_open(dir, "../etc/passwd", O_RDONLY, &fd), EINVAL);
+    assert_int_equal(file_open(dir, "/etc/passwd", O_RDONLY, &fd), EINVAL);
+    assert_int_equal(file_open(dir, "..", O_RDONLY, &fd), EINVAL);
+    assert_int_equal(fd, -1);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(a_name_with_a_slash_is_refused),
         cmocka_unit_test(a_new_file_is_private_and_closes_on_exec),
         cmocka_unit_test(only_regular_files_are_opened),
         cmocka_unit_test(what_was_written_is_read),
