@@ -256,7 +256,7 @@ def make_shared(recording, daemon, clients):
             database = power_judge.database_of(name)
             if database not in op:
                 op[database] = ["create", client.dice.choice((3, 8, 24)),
-                                client.dice.choice(("synced", "synced", "periodic"))]
+                                ("synced", "periodic")[len(op) % 2]]
             recording.mark("begin", name, op[database])
             what.begin(op[database])
     for database in op:
