@@ -662,7 +662,7 @@ static enum err_code save(struct run *run, struct err *err)
         undo(run);
         return fail_for_good(db, os_errno, "syncing its checkpoint", err);
     }
-    rc = jvdb_file_check_length(run->file, err);
+    rc = jvdb_file_check_length(run->file, run->file_bytes, err); /* as of C: it may be growing */
     if (rc) {
         undo(run);
         return database_check_read(db, run->file, rc, err);

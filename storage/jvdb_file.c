@@ -209,17 +209,17 @@ enum err_code jvdb_file_writable(struct jvdb_file *f, struct err *err)
     return ERR_OK;
 }
 
-enum err_code jvdb_file_check_length(struct jvdb_file *f, struct err *err)
+enum err_code jvdb_file_check_length(struct jvdb_file *f, uint64_t bytes, struct err *err)
 {
-    uint64_t bytes;
-    int os_errno = file_size(f->fd, &bytes);
+    uint64_t found;
+    int os_errno = file_size(f->fd, &found);
     if (os_errno) return err_os(err, os_errno, "measure %s", f->file_name);
-    if (bytes >= f->file_bytes) return ERR_OK;
+    if (found >= bytes) return ERR_OK;
     atomic_store(&f->lost, true);
     return err_set(err, ERR_CORRUPT,
                    "%s was cut short while it was in use: it has %" PRIu64 " bytes, %" PRIu64
                    " are needed",
-                   f->file_name, bytes, f->file_bytes);
+                   f->file_name, found, bytes);
 }
 
 /* ---- growth ---- */
@@ -228,7 +228,7 @@ enum err_code jvdb_file_take(struct jvdb_file *f, uint64_t bytes, uint64_t *at, 
 {
     if (space_take(&f->space, bytes, at)) return ERR_OK;
     enum err_code rc = jvdb_file_writable(f, err);
-    if (!rc) rc = jvdb_file_check_length(f, err);
+    if (!rc) rc = jvdb_file_check_length(f, f->file_bytes, err);
     if (rc) return rc;
 
     uint64_t old_bytes = f->file_bytes;
@@ -452,7 +452,7 @@ enum err_code jvdb_file_write(struct jvdb_file *f, enum region_id region, uint64
     assert(!f->shapes[region].is_mutable && f->fd >= 0);
     struct region_place place = region_place(&f->shapes[region], cell);
     uint64_t at = view_of(f)->extents[region][place.extent] + place.offset;
-    enum err_code rc = jvdb_file_check_length(f, err);
+    enum err_code rc = jvdb_file_check_length(f, f->file_bytes, err);
     if (rc) return rc;
     f->write_count++;
     int os_errno = file_writev(f->fd, iov, iov_count, at);

@@ -139,8 +139,9 @@ static inline bool jvdb_file_is_lost(struct jvdb_file *f)
     return atomic_load(&f->lost);
 }
 /* Somebody cut the file short: before a write would make it long again, with zeros in between that
- * pass for rows that were checked.  ERR_CORRUPT. */
-MUST_CHECK enum err_code jvdb_file_check_length(struct jvdb_file *f, struct err *err);
+ * pass for rows that were checked.  `bytes`: what it must have.  ERR_CORRUPT. */
+MUST_CHECK enum err_code jvdb_file_check_length(struct jvdb_file *f, uint64_t bytes,
+                                                struct err *err);
 
 /* R: first touch of a block since open: check it against its checksum. */
 bool jvdb_file_verify(struct jvdb_file *f, uint64_t block);
