@@ -11,7 +11,8 @@
  *
  * A sync has two records because it takes time: what is written after its begin is not covered by
  * it, and what it covers counts as durable only from its end on.  SYNC_DELAY_US makes the time
- * between them longer (a random part of it each time), so that others get in between.
+ * between them longer (a random part of it each time), so that writes to other files and changes of
+ * names get in between.  Writes to the same file do not: the kernel lets them wait for the sync.
  *
  * BACKING itself is never synced.  Not supported: symbolic links, renaming of directories.
  */
