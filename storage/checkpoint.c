@@ -47,8 +47,8 @@ enum {
 
 struct ckpt_writer {
     int fd;
-    bool in_place; /* fd is a .jvdb that nobody knows yet: blocks go to their places at once */
-    uint8_t *buffer;
+    bool in_place;   /* fd is a .jvdb that nobody knows yet: blocks go to their places at once */
+    uint8_t *buffer; /* of COPY_BYTES */
     size_t used;
     uint64_t at;
     uint64_t written_back;
@@ -109,7 +109,6 @@ static void ckpt_begin(struct ckpt_writer *w, const struct database *db, uint64_
 {
     char file_name[200];
     ckpt_name(db->name, file_name);
-    w->buffer = mem_zalloc(COPY_BYTES);
     w->os_errno = file_open(db->dir_fd, file_name, O_RDWR | O_CREAT | O_TRUNC, &w->fd);
     struct disk_ckpt_header h = {
         .format_version = FORMAT_VERSION, .generation = generation, .lsn = lsn};
@@ -139,13 +138,6 @@ static int ckpt_sync(const struct ckpt_writer *w, int dir_fd)
     return os_errno ? os_errno : file_sync(dir_fd);
 }
 
-static void ckpt_deinit(struct ckpt_writer *w)
-{
-    file_close(w->fd);
-    mem_free(w->buffer);
-    mem_free(w->blocks);
-}
-
 /* Is the .ckpt complete?  Reads all of it. */
 static int ckpt_check(int fd, struct disk_ckpt_header *h, struct disk_ckpt_footer *f,
                       bool *complete)
@@ -162,7 +154,8 @@ static int ckpt_check(int fd, struct disk_ckpt_header *h, struct disk_ckpt_foote
         f->block_count > size / BLOCK_BYTES ||
         BLOCK_BYTES + f->block_count * (BLOCK_BYTES + sizeof(uint64_t)) + sizeof *f != size)
         return 0;
-    uint8_t *buffer = mem_zalloc(COPY_BYTES);
+    uint8_t *buffer = mem_try(COPY_BYTES);
+    if (!buffer) return ENOMEM;
     uint32_t crc = 0;
     uint64_t end = size - sizeof f->crc;
     for (uint64_t at = 0; at < end && !os_errno;) {
@@ -177,9 +170,9 @@ static int ckpt_check(int fd, struct disk_ckpt_header *h, struct disk_ckpt_foote
 }
 
 /* Step 4: the blocks of a complete .ckpt to their places, to be synced there.  Idempotent. */
-static int ckpt_copy_in_place(int fd, const uint64_t *blocks, size_t count, int jvdb_fd)
+static int ckpt_copy_in_place(int fd, const uint64_t *blocks, size_t count, int jvdb_fd,
+                              uint8_t *buffer)
 {
-    uint8_t *buffer = mem_zalloc(COPY_BYTES);
     uint64_t lowest = UINT64_MAX, highest = 0, written = 0;
     int os_errno = 0;
     for (size_t i = 0; i < count && !os_errno;) {
@@ -199,7 +192,6 @@ static int ckpt_copy_in_place(int fd, const uint64_t *blocks, size_t count, int 
         lowest = UINT64_MAX;
         highest = written = 0;
     }
-    mem_free(buffer);
     return os_errno;
 }
 
@@ -213,6 +205,7 @@ enum err_code checkpoint_apply_leftover(int dir_fd, const char *name, int jvdb_f
     bool complete = false;
     int fd = -1;
     uint64_t *blocks = NULL;
+    uint8_t *buffer = NULL;
     enum err_code rc = ERR_OK;
     *applied = false;
     ckpt_name(name, file_name);
@@ -242,7 +235,8 @@ enum err_code checkpoint_apply_leftover(int dir_fd, const char *name, int jvdb_f
     }
     if (ours && h.generation >= sb->generation) {
         blocks = mem_try(f.block_count * sizeof *blocks + 1);
-        if (!blocks) {
+        buffer = mem_try(COPY_BYTES);
+        if (!blocks || !buffer) {
             os_errno = ENOMEM;
             goto out;
         }
@@ -252,7 +246,7 @@ enum err_code checkpoint_apply_leftover(int dir_fd, const char *name, int jvdb_f
         if (os_errno) goto unsynced;
         os_errno = file_read(fd, blocks, f.block_count * sizeof *blocks,
                              BLOCK_BYTES + f.block_count * BLOCK_BYTES);
-        if (!os_errno) os_errno = ckpt_copy_in_place(fd, blocks, f.block_count, jvdb_fd);
+        if (!os_errno) os_errno = ckpt_copy_in_place(fd, blocks, f.block_count, jvdb_fd, buffer);
         if (os_errno) goto out;
         os_errno = file_datasync(jvdb_fd);
         if (os_errno) goto unsynced;
@@ -265,6 +259,7 @@ enum err_code checkpoint_apply_leftover(int dir_fd, const char *name, int jvdb_f
 out:
     if (os_errno && !rc) rc = err_os(err, os_errno, "apply %s", file_name);
     file_close(fd);
+    mem_free(buffer);
     mem_free(blocks);
     return rc;
 unsynced:
@@ -292,8 +287,28 @@ struct run {
     uint64_t file_bytes;       /* as of C */
     struct stretch *stretches; /* of all mutable regions but REGION_SUMS, as of C, ascending */
     size_t stretch_count;
+    uint8_t *pages; /* of SLICE_BLOCKS */
     struct ckpt_writer out;
 };
+
+/* All the memory of a size that could be missing, before anything is begun. */
+static enum err_code run_init(struct run *run, struct err *err)
+{
+    run->pages = mem_try(SLICE_BLOCKS * BLOCK_BYTES);
+    if (!run->out.in_place) run->out.buffer = mem_try(COPY_BYTES);
+    if (run->pages && (run->out.buffer || run->out.in_place)) return ERR_OK;
+    return err_set(err, ERR_NOMEM, "out of memory for a checkpoint of \"%s\"", run->db->name);
+}
+
+static void run_deinit(struct run *run)
+{
+    mem_free(run->pages);
+    mem_free(run->stretches);
+    mem_free(run->out.blocks);
+    mem_free(run->out.buffer);
+    if (!run->out.in_place) file_close(run->out.fd);
+    buf_free(&run->manifest);
+}
 
 static struct jvdb_view *view_of(struct jvdb_file *f)
 {
@@ -426,7 +441,7 @@ static bool save_blocks(struct run *run)
 {
     struct jvdb_file *f = run->file;
     struct block_copy slice[SLICE_BLOCKS];
-    uint8_t *pages = mem_zalloc(SLICE_BLOCKS * BLOCK_BYTES);
+    uint8_t *pages = run->pages;
     bool good = true;
     for (size_t i = 0; i < run->stretch_count; i++) {
         for (uint64_t b = run->stretches[i].first; b < run->stretches[i].end && good;) {
@@ -445,7 +460,6 @@ static bool save_blocks(struct run *run)
             good = save_copies(run, slice, count);
         }
     }
-    mem_free(pages);
 
     /* What writers put aside meanwhile; no block is TO_SAVE now, so there will be no more. */
     mutex_lock(&f->blocks);
@@ -667,7 +681,8 @@ static enum err_code save(struct run *run, struct err *err)
         undo(run);
         return database_check_read(db, run->file, rc, err);
     }
-    os_errno = ckpt_copy_in_place(run->out.fd, run->out.blocks, run->out.count, run->file->fd);
+    os_errno = ckpt_copy_in_place(run->out.fd, run->out.blocks, run->out.count, run->file->fd,
+                                  run->out.buffer);
     if (!os_errno) os_errno = file_datasync(run->file->fd);
     if (os_errno) return fail_for_good(db, os_errno, "writing its file", err);
     finish(run);
@@ -705,6 +720,7 @@ static enum err_code run_locked(struct database *db, struct err *err)
     struct run run = {.db = db, .file = &db->store->file, .out.fd = -1};
     uint64_t begun = clock_ns();
     enum err_code rc = database_check_writable(db, err);
+    if (!rc) rc = run_init(&run, err);
     if (!rc) rc = check_room(db, err);
     if (!rc) rc = wal_prepare(db->wal, err);
     if (!rc) {
@@ -727,9 +743,7 @@ static enum err_code run_locked(struct database *db, struct err *err)
         log_debug("checkpoint of \"%s\": LSN %" PRIu64 ", %zu blocks, %.1f ms", db->name, run.lsn,
                   run.out.count, (double)took / 1e6);
     }
-    ckpt_deinit(&run.out);
-    mem_free(run.stretches);
-    buf_free(&run.manifest);
+    run_deinit(&run);
     return rc;
 }
 
@@ -814,12 +828,14 @@ enum err_code checkpoint_write_new(struct database *db, struct err *err)
     struct jvdb_file *f = &db->store->file;
     struct run run = {.db = db, .file = f, .out = {.fd = f->fd, .in_place = true}};
     run.sums_count = jvdb_file_sum_blocks(f);
-    mark_dirty_blocks(&run);
-    bool good = save_blocks(&run);
-    enum err_code rc = written(&run, good, err);
+    enum err_code rc = run_init(&run, err);
+    if (!rc) {
+        mark_dirty_blocks(&run);
+        bool good = save_blocks(&run);
+        rc = written(&run, good, err);
+    }
     if (!rc) give_pages_back(&run);
-    mem_free(run.stretches);
-    mem_free(run.out.blocks);
+    run_deinit(&run);
     return rc;
 }
 
@@ -832,8 +848,9 @@ enum err_code checkpoint_finish_new(struct database *db, uint64_t generation, ui
                       .lsn = lsn,
                       .generation = generation,
                       .out = {.fd = f->fd, .in_place = true}};
-    enum err_code rc = make_manifest(&run, err);
-    if (rc) return rc;
+    enum err_code rc = run_init(&run, err);
+    if (!rc) rc = make_manifest(&run, err);
+    if (rc) goto out;
     run.file_bytes = f->file_bytes;
     mark_dirty_blocks(&run);
     bool good = save_blocks(&run);
@@ -846,8 +863,7 @@ enum err_code checkpoint_finish_new(struct database *db, uint64_t generation, ui
     }
     /* What was not written before is little: its pages may stay private. */
     if (!rc) note_summary(&run);
-    mem_free(run.stretches);
-    mem_free(run.out.blocks);
-    buf_free(&run.manifest);
+out:
+    run_deinit(&run);
     return rc;
 }
