@@ -106,13 +106,15 @@ class Recording:
         text = json.dumps([kind, name, what]).encode()
         assert os.write(self.marks, text) == len(text), "a mark must be one write"
 
-    def __exit__(self, *_):
+    def __exit__(self, failure, *_):
         self.ended.set()
         self.jitter.join()
         os.close(self.marks)
         self.process.terminate()
         self.process.wait(20)
         self.process.stdout.close()
+        if failure:
+            self.remove()
 
     def remove(self):
         shutil.rmtree(self.top, ignore_errors=True)
