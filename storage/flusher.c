@@ -32,7 +32,7 @@ struct flusher {
     struct mutex mu; /* LOCK_LEAF */
     pthread_cond_t wake;
     bool stopping;
-    pthread_t thread;
+    pthread_t thread, sync_thread;
     _Atomic uint64_t last_at_ms, last_us;
     struct mutex whole; /* LOCK_FLUSH: one flusher_flush_all() at a time */
 };
@@ -234,13 +234,8 @@ static void tend(struct flusher *f)
     struct database *db;
     while (file_cache_next_open(f->cache, name, &db)) {
         snprintf(name, sizeof name, "%s", database_name(db));
-        if (db->wal) {
-            uint64_t since = wal_unsynced_since_ns(db->wal);
-            struct err err;
-            if (since && clock_ns() - since >= f->wal_sync_ns && wal_sync(db->wal, &err))
-                log_error("%s", err.msg);
-            if (wal_bytes(db->wal) > f->wal_bytes_max) relieve(f, db, "the length of its log");
-        }
+        if (db->wal && wal_bytes(db->wal) > f->wal_bytes_max)
+            relieve(f, db, "the length of its log");
         database_close_idle_writer(db, IDLE_WRITER_NS);
         file_cache_release(db);
     }
@@ -273,31 +268,60 @@ static void learn_counts(struct flusher *f)
     }
 }
 
+/* Sleep for so long.  False: it is time to stop. */
+static bool tick(struct flusher *f, uint64_t ms)
+{
+    struct timespec until;
+    clock_gettime(CLOCK_MONOTONIC, &until);
+    until.tv_sec += (time_t)(ms / 1000);
+    until.tv_nsec += (long)(ms % 1000) * 1000000;
+    until.tv_sec += until.tv_nsec / (long)SECOND_NS;
+    until.tv_nsec %= (long)SECOND_NS;
+    mutex_lock(&f->mu);
+    if (!f->stopping) pthread_cond_timedwait(&f->wake, &f->mu.os, &until);
+    bool go_on = !f->stopping;
+    mutex_unlock(&f->mu);
+    return go_on;
+}
+
+/* Half the interval: a log is looked at in time, however its first record fell. */
+static uint64_t sync_tick_ms(const struct flusher *f)
+{
+    uint64_t ms = f->wal_sync_ns / 1000000 / 2 + 1;
+    return ms < TICK_MS ? ms : TICK_MS;
+}
+
+/* The promise of periodic durability, on a thread that never waits for a disk itself. */
+static void *sync_logs(void *arg)
+{
+    struct flusher *f = arg;
+    const uint64_t tick_ms = sync_tick_ms(f), tick_ns = tick_ms * 1000000;
+    while (tick(f, tick_ms)) {
+        char name[NAME_BYTES_MAX + 1] = "";
+        struct database *db;
+        while (file_cache_next_open(f->cache, name, &db)) {
+            snprintf(name, sizeof name, "%s", database_name(db));
+            uint64_t since = db->wal ? wal_unsynced_since_ns(db->wal) : 0;
+            /* The next look would come too late. */
+            if (since && clock_ns() - since + tick_ns >= f->wal_sync_ns) wal_sync_soon(db->wal);
+            file_cache_release(db);
+        }
+    }
+    return NULL;
+}
+
 static void *run(void *arg)
 {
     struct flusher *f = arg;
     learn_counts(f);
     uint64_t last_ns = clock_ns();
-    uint64_t tick_ms =
-        f->wal_sync_ns / 1000000 / 2 < TICK_MS ? f->wal_sync_ns / 1000000 / 2 + 1 : TICK_MS;
-    mutex_lock(&f->mu);
-    while (!f->stopping) {
-        struct timespec until;
-        clock_gettime(CLOCK_MONOTONIC, &until);
-        until.tv_nsec += (long)tick_ms * 1000000;
-        until.tv_sec += until.tv_nsec / (long)SECOND_NS;
-        until.tv_nsec %= (long)SECOND_NS;
-        pthread_cond_timedwait(&f->wake, &f->mu.os, &until);
-        if (f->stopping) break;
-        mutex_unlock(&f->mu);
+    while (tick(f, TICK_MS)) {
         tend(f);
         if (f->interval_ns && clock_ns() - last_ns >= f->interval_ns) {
             periodic_flush(f);
             last_ns = clock_ns();
         }
-        mutex_lock(&f->mu);
     }
-    mutex_unlock(&f->mu);
     return NULL;
 }
 
@@ -324,6 +348,7 @@ struct flusher *flusher_start(struct engine *engine, struct file_cache *cache,
     pthread_cond_init(&f->wake, &attr);
     pthread_condattr_destroy(&attr);
     int failed = pthread_create(&f->thread, NULL, run, f);
+    if (!failed) failed = pthread_create(&f->sync_thread, NULL, sync_logs, f);
     assert(!failed);
     (void)failed;
     return f;
@@ -334,9 +359,10 @@ void flusher_stop(struct flusher *f)
     if (!f) return;
     mutex_lock(&f->mu);
     f->stopping = true;
-    pthread_cond_signal(&f->wake);
+    pthread_cond_broadcast(&f->wake);
     mutex_unlock(&f->mu);
     pthread_join(f->thread, NULL);
+    pthread_join(f->sync_thread, NULL);
 }
 
 void flusher_free(struct flusher *f)

@@ -1,5 +1,5 @@
 /*
- * flusher.h - the background thread that keeps promises about time.
+ * flusher.h - the background threads that keep promises about time.
  *
  * Every flush interval it checkpoints each database that changed, but not within a minute of a
  * flush by hand, so that the file can be copied.  In between it checkpoints one whose log has grown

@@ -394,6 +394,11 @@ enum err_code wal_sync(struct wal *wal, struct err *err)
     return rc;
 }
 
+void wal_sync_soon(struct wal *wal)
+{
+    if (wal->syncer) syncer_kick(wal->syncer, wal);
+}
+
 bool wal_await(struct wal *wal, uint64_t lsn, wal_durable_fn *fn, void *ctx)
 {
     if (wal_durable_lsn(wal) >= lsn) return true;

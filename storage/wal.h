@@ -107,6 +107,9 @@ MUST_CHECK enum err_code wal_sync(struct wal *wal, struct err *err);
  * broke first, and it must not be. */
 MUST_CHECK bool wal_acknowledge(struct wal *wal, uint64_t lsn);
 
+/* Have a syncer thread do it soon; who waits is told. */
+void wal_sync_soon(struct wal *wal);
+
 typedef void wal_durable_fn(void *ctx, enum err_code rc);
 /* True: everything up to `lsn` is durable.  False: fn(ctx, rc) will be called by a syncer thread.
  */
