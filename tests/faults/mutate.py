@@ -9,6 +9,7 @@ prints one JSON object with the verdicts.  Mutant number i of a seed is always t
   mutate.py GOLD.pickle SCRATCH KIND SEED --keep I    makes mutant I, judges it, and keeps its files
 """
 import collections
+import http.client
 import json
 import os
 import pathlib
@@ -378,7 +379,7 @@ class Judge:
             return verdict if mutant.effective else "no damage", mutant.note, ""
         except Silent as failure:
             return "SILENT", mutant.note, str(failure)
-        except (AssertionError, OSError, ValueError) as failure:
+        except (AssertionError, OSError, ValueError, http.client.HTTPException) as failure:
             state = "CRASH or HANG" if daemon.process is None or daemon.process.poll() is not None \
                 else "HANG"
             return state, mutant.note, f"{failure!r}: {daemon.log(since_start=True)[-1500:]}"
@@ -391,11 +392,12 @@ class Judge:
         return path.read_bytes() if path.exists() else None
 
 
-def main():
+def main(judge_class=Judge):
+    os.umask(0o077)
     truth_file, scratch, kind, seed, *rest = sys.argv[1:]
     with open(truth_file, "rb") as stream:
         truth = pickle.load(stream)
-    judge = Judge(truth, pathlib.Path(scratch), kind == "crashed")
+    judge = judge_class(truth, pathlib.Path(scratch), kind == "crashed")
     if rest[0] == "--keep":
         print(*judge.judge(seed, int(rest[1])), sep="\n")
         print(scratch)
@@ -416,5 +418,4 @@ def main():
 
 
 if __name__ == "__main__":
-    os.umask(0o077)
     main()
