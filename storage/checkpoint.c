@@ -211,6 +211,7 @@ enum err_code checkpoint_apply_leftover(int dir_fd, const char *name, int jvdb_f
     ckpt_name(name, file_name);
     int os_errno = file_open(dir_fd, file_name, read_only ? O_RDONLY : O_RDWR, &fd);
     if (os_errno == ENOENT) return ERR_OK;
+    if (os_errno == EINVAL) return err_set(err, ERR_CORRUPT, "%s is not a regular file", file_name);
     if (!os_errno) os_errno = ckpt_check(fd, &h, &f, &complete);
     if (os_errno) goto out;
 

@@ -209,6 +209,11 @@ MUST_CHECK enum err_code database_create_files(int dir_fd, const char *name, con
 /* A file that was copied in without a log gets an empty one, from its checkpoint's LSN on. */
 MUST_CHECK enum err_code database_adopt_files(int dir_fd, const char *name, const uint8_t uuid[16],
                                               uint64_t checkpoint_lsn, struct err *err);
+/* Give the file of a copy (open as `fd`) a uuid of its own.  Refuses one whose log or checkpoint
+ * holds more than the file. */
+MUST_CHECK enum err_code database_stamp_copy(int dir_fd, const char *name, int fd,
+                                             struct disk_superblock *sb, const uint8_t uuid[16],
+                                             struct err *err);
 /* Open one: apply a leftover .ckpt, map, replay the log. */
 MUST_CHECK enum err_code database_open(int dir_fd, const char *name, const uint8_t uuid[16],
                                        const struct database_open_options *options,

@@ -11,7 +11,9 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
+#include <sys/random.h>
 #include <unistd.h>
 
 #include "storage/base/file.h"
@@ -143,6 +145,20 @@ static void finish_drop(struct persistent *p, const char *name, const uint8_t uu
         unbury(&p->dead, uuid);
 }
 
+/* A copy of a database that is here, too, gets a uuid of its own. */
+static enum err_code tell_apart(struct loading *l, const char *name, int fd,
+                                struct disk_superblock *sb, struct err *err)
+{
+    char original[NAME_BYTES_MAX + 1];
+    uint8_t uuid[16];
+    if (!file_cache_find_uuid(l->cache, sb->uuid, original)) return ERR_OK;
+    if (getrandom(uuid, sizeof uuid, 0) != sizeof uuid)
+        return err_os(err, errno, "get random numbers");
+    enum err_code rc = database_stamp_copy(l->p->dir_fd, name, fd, sb, uuid, err);
+    if (!rc) log_info("%s.jvdb is a copy of \"%s\": it has a uuid of its own now", name, original);
+    return rc;
+}
+
 /* A .jvdb that the catalog does not know: copied in by hand, or its creation was interrupted. */
 static void adopt(struct loading *l, const char *name)
 {
@@ -160,6 +176,8 @@ static void adopt(struct loading *l, const char *name)
     enum err_code rc = os_errno ? err_os(&err, os_errno, "open %s", file_name)
                                 : superblock_read(fd, file_name, &sb, &alike, &err);
     if (!rc) rc = manifest_peek(fd, file_name, &sb, &m, &err);
+    if (!rc && !p->read_only && !is_dead(&p->dead, name, sb.uuid))
+        rc = tell_apart(l, name, fd, &sb, &err);
     file_close(fd);
     if (!rc && p->read_only)
         rc = err_set(&err, ERR_QUARANTINED,
@@ -201,7 +219,38 @@ static bool remove_leftover(struct loading *l, const char *file_name, size_t len
     return true;
 }
 
-static enum err_code scan_directory(struct loading *l, struct err *err)
+/* Names of .jvdb files that the catalog does not know. */
+struct strays {
+    struct stray {
+        char name[NAME_BYTES_MAX + 1];
+        bool has_log;
+    } * all;
+    size_t count, cap;
+};
+
+static void stray_add(struct strays *s, const struct loading *l, const char *name)
+{
+    if (s->count == s->cap) {
+        s->cap = s->cap ? s->cap * 2 : 16;
+        struct stray *grown = mem_zalloc(s->cap * sizeof *grown);
+        if (s->count) memcpy(grown, s->all, s->count * sizeof *grown);
+        mem_free(s->all);
+        s->all = grown;
+    }
+    struct stray *one = &s->all[s->count++];
+    snprintf(one->name, sizeof one->name, "%s", name);
+    one->has_log = wal_exists(l->p->dir_fd, name);
+}
+
+/* Of two files with one uuid the one with a log is the original. */
+static int by_log_and_name(const void *a, const void *b)
+{
+    const struct stray *x = a, *y = b;
+    if (x->has_log != y->has_log) return x->has_log ? -1 : 1;
+    return strcmp(x->name, y->name);
+}
+
+static enum err_code scan_directory(struct loading *l, bool was_lost, struct err *err)
 {
     int fd = dup(l->p->dir_fd);
     DIR *dir = fd >= 0 ? fdopendir(fd) : NULL;
@@ -210,6 +259,7 @@ static enum err_code scan_directory(struct loading *l, struct err *err)
         if (fd >= 0) close(fd);
         return err_os(err, os_errno, "list the storage directory");
     }
+    struct strays strays = {0};
     rewinddir(dir);
     for (struct dirent *d; (d = readdir(dir));) {
         char name[NAME_BYTES_MAX + 1];
@@ -223,11 +273,19 @@ static enum err_code scan_directory(struct loading *l, struct err *err)
         }
         memcpy(name, d->d_name, len - 5);
         name[len - 5] = '\0';
-        if (file_cache_has_file(l->cache, name)) continue;
-        adopt(l, name);
-        file_cache_has_file(l->cache, name);
+        if (!file_cache_has_file(l->cache, name)) stray_add(&strays, l, name);
     }
     closedir(dir);
+    /* When all known ones are found: one of those may be the original of a copy. */
+    if (strays.count) qsort(strays.all, strays.count, sizeof strays.all[0], by_log_and_name);
+    for (size_t i = 0; i < strays.count; i++) {
+        adopt(l, strays.all[i].name);
+        file_cache_has_file(l->cache, strays.all[i].name);
+    }
+    if (was_lost && strays.count)
+        log_warning("the catalog was lost: it is made anew from the files that are here; a "
+                    "database whose file is missing is not known any more");
+    mem_free(strays.all);
     file_cache_quarantine_missing(l->cache);
     return ERR_OK;
 }
@@ -276,7 +334,7 @@ static enum err_code load(struct engine *e, struct file_cache *cache, struct err
         if (rewrites ? rc == ERR_STORAGE_FULL : !rc)
             rc = catalog_mark_in_use(p->catalog, was_clean, err);
     }
-    if (!rc) rc = scan_directory(&l, err);
+    if (!rc) rc = scan_directory(&l, was_lost, err);
     return rc;
 }
 

@@ -732,6 +732,20 @@ bool file_cache_has_file(struct file_cache *c, const char *name)
     return e != NULL;
 }
 
+bool file_cache_find_uuid(struct file_cache *c, const uint8_t uuid[16],
+                          char name[NAME_BYTES_MAX + 1])
+{
+    bool found = false;
+    mutex_lock(&c->mu);
+    for (size_t i = 0; i < c->count && !found; i++) {
+        const struct entry *e = c->entries[i];
+        found = e->has_file && memcmp(e->info.uuid, uuid, sizeof e->info.uuid) == 0;
+        if (found) memcpy(name, e->info.name, sizeof e->info.name);
+    }
+    mutex_unlock(&c->mu);
+    return found;
+}
+
 void file_cache_quarantine_missing(struct file_cache *c)
 {
     drop_hash(c);

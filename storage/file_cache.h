@@ -77,6 +77,9 @@ void file_cache_hold_all(struct file_cache *c, uint64_t until_ns);
 bool file_cache_is_known(struct file_cache *c, const char *name);
 /* The file of `name` was found: false if no such entry is in the table. */
 bool file_cache_has_file(struct file_cache *c, const char *name);
+/* The name of a database whose file was found and has this uuid: true, and a copy in `name`. */
+bool file_cache_find_uuid(struct file_cache *c, const uint8_t uuid[16],
+                          char name[NAME_BYTES_MAX + 1]);
 void file_cache_quarantine_missing(struct file_cache *c); /* entries whose file was not found */
 /* An iterator over all entries in the form that catalog_rewrite() takes; ctx is a struct
  * cache_walk. Nobody may change the table meanwhile. */

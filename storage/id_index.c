@@ -337,7 +337,9 @@ static enum index_result insert(struct id_index *ix, struct path *path, uint32_t
         }
         uint32_t left_number = path->node[level], position = path->position[level];
         struct index_node *left = node_change(ix, left_number);
-        if (!left) return INDEX_DAMAGED;
+        /* A forged count of nodes makes new ones of nodes that are in use, of those of the path
+         * even: then what was read of them on the way down is not true any more. */
+        if (!left || left->level != level || position > left->count) return INDEX_DAMAGED;
         if (left->count < INDEX_NODE_ENTRIES) {
             insert_at(ix, left, position, &e);
             return INDEX_FOUND;
@@ -345,7 +347,7 @@ static enum index_result insert(struct id_index *ix, struct path *path, uint32_t
         /* Split.  Ascending ids come at the right edge: leave the left node full. */
         bool at_edge = !left->right && position == left->count;
         uint32_t keep = at_edge ? left->count : left->count / 2, number;
-        struct index_node *right = node_new(ix, level, &number);
+        struct index_node *right = ix->nodes != left_number ? node_new(ix, level, &number) : NULL;
         if (!right) return INDEX_DAMAGED;
         for (uint32_t i = keep; i < left->count; i++)
             entry_set(&right->entries[i - keep], &left->entries[i]);

@@ -411,3 +411,35 @@ enum err_code manifest_peek(int fd, const char *file_name, const struct disk_sup
     if (os_errno) return err_os(err, os_errno, "read the manifest of %s", file_name);
     return refused(file_name, m, err);
 }
+
+enum err_code manifest_stamp(int fd, const char *file_name, struct disk_superblock *sb,
+                             const uint8_t uuid[16], struct err *err)
+{
+    uint8_t *bytes = NULL;
+    if (!manifest_is_intact(fd, sb, &bytes) || sb->file_bytes % BLOCK_BYTES)
+        return err_set(err, ERR_CORRUPT, "%s: the manifest is damaged", file_name);
+    struct disk_manifest head;
+    struct disk_superblock next = *sb;
+    memcpy(&head, bytes, sizeof head);
+    memcpy(head.uuid, uuid, sizeof head.uuid);
+    memcpy(next.uuid, uuid, sizeof next.uuid);
+    head.generation = next.generation = sb->generation + 1;
+    memcpy(bytes, &head, sizeof head);
+    /* The old manifest stays whole until the new one counts. */
+    next.manifest_at = sb->file_bytes;
+    next.file_bytes = sb->file_bytes + sb->manifest_bytes;
+    next.manifest_crc = crc32c(0, bytes, next.manifest_bytes);
+    next.crc = superblock_crc(&next);
+    int os_errno = file_allocate(fd, next.manifest_at, next.manifest_bytes);
+    if (!os_errno) os_errno = file_write(fd, bytes, next.manifest_bytes, next.manifest_at);
+    if (!os_errno) os_errno = file_datasync(fd);
+    for (uint64_t i = 0; i < SUPERBLOCK_COUNT && !os_errno; i++) {
+        uint64_t at = (next.generation + i) % SUPERBLOCK_COUNT * BLOCK_BYTES;
+        os_errno = file_write(fd, &next, sizeof next, at);
+        if (!os_errno) os_errno = file_datasync(fd);
+    }
+    mem_free(bytes);
+    if (os_errno) return err_os(err, os_errno, "give %s a uuid of its own", file_name);
+    *sb = next;
+    return ERR_OK;
+}

@@ -54,4 +54,10 @@ uint32_t superblock_crc(const struct disk_superblock *sb);
 bool manifest_parse(const uint8_t *bytes, const struct disk_superblock *sb, struct jvdb_file *f,
                     uint64_t *extents[REGION_COUNT], struct manifest *m);
 
+/* Give a closed file another uuid: a copy beside its original.  Durable when it returns; a stop in
+ * between leaves the old uuid or the new one.  `sb` is what superblock_read() gave, and becomes the
+ * new one. */
+MUST_CHECK enum err_code manifest_stamp(int fd, const char *file_name, struct disk_superblock *sb,
+                                        const uint8_t uuid[16], struct err *err);
+
 #endif

@@ -206,6 +206,9 @@ static enum err_code list(struct reader *r, const struct vector_id *after, const
         start_itself = true;
     }
     size_t given = 0;
+    struct vector_id last = {0};
+    bool has_last = after != NULL;
+    if (after) last = *after;
     if (start_itself) {
         struct row row;
         rc = reader_get(r, &start_id, &row, err);
@@ -246,6 +249,11 @@ static enum err_code list(struct reader *r, const struct vector_id *after, const
             struct row row;
             rc = slot_row(r, slot, s, &row, err);
             if (rc) return rc;
+            /* A listing that went back would have no end. */
+            if (has_last && vector_id_compare(&last, &row.id) >= 0)
+                return database_damaged(r->db, "the id index", err);
+            last = row.id;
+            has_last = true;
             if (prefix_bytes && !has_prefix(&row, prefix, prefix_bytes)) return ERR_OK;
             if (given == limit) {
                 *more = true;

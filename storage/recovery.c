@@ -80,6 +80,31 @@ enum err_code database_adopt_files(int dir_fd, const char *name, const uint8_t u
     return make_log(dir_fd, name, uuid, checkpoint_lsn, err);
 }
 
+enum err_code database_stamp_copy(int dir_fd, const char *name, int fd, struct disk_superblock *sb,
+                                  const uint8_t uuid[16], struct err *err)
+{
+    char file_name[200], ckpt[200];
+    struct wal *wal = NULL;
+    struct wal_recovery found = {0};
+    struct wal_options options = {
+        .dir_fd = dir_fd, .name = name, .checkpoint_lsn = sb->lsn, .create = true};
+    int ckpt_fd = -1;
+    memcpy(options.uuid, sb->uuid, sizeof options.uuid);
+    snprintf(file_name, sizeof file_name, "%s.jvdb", name);
+    snprintf(ckpt, sizeof ckpt, "%s.ckpt", name);
+    /* Its log and its checkpoint would not be known by the new uuid. */
+    enum err_code rc = wal_open(&options, skip_record, NULL, &wal, &found, err);
+    wal_close(wal);
+    bool has_ckpt = file_open(dir_fd, ckpt, O_RDONLY, &ckpt_fd) != ENOENT;
+    file_close(ckpt_fd);
+    if (!rc && (found.records || has_ckpt))
+        rc = err_set(err, ERR_QUARANTINED,
+                     "%s is a copy of another database here, taken while it was in use; copy it "
+                     "again after a flush, without its log",
+                     file_name);
+    return rc ? rc : manifest_stamp(fd, file_name, sb, uuid, err);
+}
+
 enum err_code database_create_files(int dir_fd, const char *name, const uint8_t uuid[16],
                                     const struct schema *schema, struct err *err)
 {
@@ -287,6 +312,7 @@ enum err_code database_open(int dir_fd, const char *name, const uint8_t uuid[16]
     int fd = -1;
     int os_errno = file_open(dir_fd, file_name, options->read_only ? O_RDONLY : O_RDWR, &fd);
     if (os_errno == ENOENT) return err_set(err, ERR_CORRUPT, "the file %s is missing", file_name);
+    if (os_errno == EINVAL) return err_set(err, ERR_CORRUPT, "%s is not a regular file", file_name);
     if (os_errno) return refused(err_os(err, os_errno, "open %s", file_name), err);
 
     enum err_code rc = superblock_read(fd, file_name, &sb, &alike, err);

@@ -49,6 +49,7 @@ enum {
     SEGMENTS_RESERVED = 4, /* for the next start: it must be able to checkpoint */
     GROW_BYTES = 1 << 20,
     UNSYNCED_BYTES_MAX = 8 << 20, /* then it is synced, whoever may be waiting for it */
+    EVIDENCE_WORK = 16,           /* times the size of a segment */
 };
 #define LSN_SKIP (1ull << 20)
 
@@ -605,10 +606,17 @@ static enum err_code look_for_evidence(const struct replay *rp, const struct seg
                                        const uint8_t *bytes, uint64_t size, uint64_t from,
                                        struct err *err)
 {
+    /* Each look costs a checksum over what the head says; a forged log is full of heads. */
+    uint64_t budget = size * EVIDENCE_WORK;
     for (uint64_t at = from; at + sizeof(struct disk_wal_record) <= size; at += 8) {
         const struct disk_wal_record *r = (const void *)(bytes + at);
-        if (r->lsn < rp->cut_lsn || r->durable_lsn < rp->cut_lsn || r->durable_lsn >= r->lsn)
+        if (r->lsn < rp->cut_lsn || r->durable_lsn < rp->cut_lsn || r->durable_lsn >= r->lsn ||
+            r->bytes > size - at)
             continue;
+        if (r->bytes > budget)
+            return err_set(err, ERR_CORRUPT, "the log of \"%s\" is damaged at LSN %" PRIu64,
+                           rp->wal->name, rp->cut_lsn);
+        budget -= r->bytes;
         if (record_is_intact(bytes, size, at, seg->salt))
             return err_set(err, ERR_CORRUPT,
                            "the log of \"%s\" is damaged at LSN %" PRIu64
@@ -707,6 +715,8 @@ static enum err_code find_segments(struct wal *wal, bool read_only,
         if (!os_errno && seg.allocated >= sizeof h) os_errno = file_read(seg.fd, &h, sizeof h, 0);
         if (os_errno) {
             file_close(seg.fd);
+            if (os_errno == EINVAL)
+                return err_set(err, ERR_CORRUPT, "log segment %s is not a regular file", file_name);
             return err_os(err, os_errno, "read log segment %s", file_name);
         }
         wal->used_numbers |= 1ull << i;
@@ -848,6 +858,16 @@ void wal_close(struct wal *wal)
     pthread_cond_destroy(&wal->idle);
     mutex_deinit(&wal->mu);
     mem_free(wal);
+}
+
+bool wal_exists(int dir_fd, const char *name)
+{
+    for (int i = 0; i < SEGMENTS_MAX; i++) {
+        char file_name[200];
+        snprintf(file_name, sizeof file_name, "%s.wal.%d", name, i);
+        if (faccessat(dir_fd, file_name, F_OK, AT_SYMLINK_NOFOLLOW) == 0) return true;
+    }
+    return false;
 }
 
 enum err_code wal_remove(int dir_fd, const char *name, struct err *err)

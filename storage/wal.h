@@ -61,6 +61,8 @@ enum err_code wal_older_copy(const char *name, uint64_t file_lsn, uint64_t known
                              struct err *err);
 /* The caller guarantees that nobody waits.  Does not sync.  NULL is fine. */
 void wal_close(struct wal *wal);
+/* Has the database a segment, of whatever content? */
+bool wal_exists(int dir_fd, const char *name);
 /* Remove every segment of `name` in the directory (a dropped database). */
 MUST_CHECK enum err_code wal_remove(int dir_fd, const char *name, struct err *err);
 

@@ -17,6 +17,7 @@ import disk_format as df
 import harness
 
 PAGE = 1000
+PAGES_MAX = 20
 
 
 class Base:
@@ -97,6 +98,7 @@ class Client:
                 path += "&cursor=" + urllib.parse.quote(cursor)
             status, answer = self.ask("GET", path)
             cursor = None
+            assert page <= PAGES_MAX, f"the listing of {base.name} has no end"
             if status == 200:
                 cursor = json.loads(b"{" + answer[answer.rindex(b'"next":'):])["next"]
             yield f"page {page}", status, answer

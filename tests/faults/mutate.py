@@ -359,7 +359,8 @@ class Judge:
     def judge(self, seed, i):
         rng = random.Random(f"{seed}/{'crashed' if self.crashed else 'clean'}/{i}")
         shutil.rmtree(self.scratch, ignore_errors=True)
-        shutil.copytree(self.source, self.scratch)
+        shutil.copytree(self.source, self.scratch,
+                        ignore=shutil.ignore_patterns(".reserve*"))
         mutant = Mutant(self.scratch, self.truth.older, rng, self.crashed)
         mutant.apply()
         kept = {n: self.path_bytes(n) for n in mutant.files}
