@@ -739,8 +739,8 @@ bool file_cache_find_uuid(struct file_cache *c, const uint8_t uuid[16],
     mutex_lock(&c->mu);
     for (size_t i = 0; i < c->count && !found; i++) {
         const struct entry *e = c->entries[i];
-        found = e->has_file && memcmp(e->info.uuid, uuid, sizeof e->info.uuid) == 0;
-        if (found) memcpy(name, e->info.name, sizeof e->info.name);
+        found = e->has_file && memcmp(e->uuid, uuid, sizeof e->uuid) == 0;
+        if (found) snprintf(name, NAME_BYTES_MAX + 1, "%s", e->name);
     }
     mutex_unlock(&c->mu);
     return found;

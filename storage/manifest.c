@@ -416,8 +416,10 @@ enum err_code manifest_stamp(int fd, const char *file_name, struct disk_superblo
                              const uint8_t uuid[16], struct err *err)
 {
     uint8_t *bytes = NULL;
-    if (!manifest_is_intact(fd, sb, &bytes) || sb->file_bytes % BLOCK_BYTES)
-        return err_set(err, ERR_CORRUPT, "%s: the manifest is damaged", file_name);
+    int os_errno = 0;
+    if (sb->file_bytes % BLOCK_BYTES || !manifest_is_intact(fd, sb, &bytes, &os_errno))
+        return os_errno ? err_os(err, os_errno, "read the manifest of %s", file_name)
+                        : err_set(err, ERR_CORRUPT, "%s: the manifest is damaged", file_name);
     struct disk_manifest head;
     struct disk_superblock next = *sb;
     memcpy(&head, bytes, sizeof head);
@@ -430,7 +432,7 @@ enum err_code manifest_stamp(int fd, const char *file_name, struct disk_superblo
     next.file_bytes = sb->file_bytes + sb->manifest_bytes;
     next.manifest_crc = crc32c(0, bytes, next.manifest_bytes);
     next.crc = superblock_crc(&next);
-    int os_errno = file_allocate(fd, next.manifest_at, next.manifest_bytes);
+    os_errno = file_allocate(fd, next.manifest_at, next.manifest_bytes);
     if (!os_errno) os_errno = file_write(fd, bytes, next.manifest_bytes, next.manifest_at);
     if (!os_errno) os_errno = file_datasync(fd);
     for (uint64_t i = 0; i < SUPERBLOCK_COUNT && !os_errno; i++) {

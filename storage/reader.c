@@ -89,7 +89,7 @@ enum err_code slot_row(struct reader *r, uint32_t slot_number, const struct slot
         .expires_at_ms = s->expires_at_ms,
     };
     if (!row->vector) return database_damaged(r->db, "a vector", err);
-    if (!s->record_at) return ERR_OK;
+    if (!s->record_at) return s->text_bytes ? database_damaged(r->db, "a slot", err) : ERR_OK;
 
     struct record record;
     enum err_code rc = records_read(&r->store->file, s->record_at, &r->pieces, &record, err);

@@ -1,6 +1,7 @@
 """Damaged data directories: everything that is answered is right, or an error names the database.
 
-FAULT_SCALE=5 is 5,000 mutants of a cleanly stopped directory.
+FAULT_SCALE=5 is 5,000 mutants of a cleanly stopped directory; FAULT_SCALE=10 on the ASan build
+(JADEVECTORDB_BIN) is more than 1,000 forged files.
 """
 import collections
 import json
@@ -74,3 +75,11 @@ def test_damage_after_a_crash_costs_at_most_the_last_records_of_the_log(truth):
     total = faults.count(300)
     verdicts = sweep("mutate.py", truth, "crashed", total)
     assert verdicts["refused"] > total / 20 and verdicts["exact"] > total / 20
+
+
+@pytest.mark.limit(180 * max(1, faults.SCALE))
+@pytest.mark.parametrize("kind", ("clean", "crashed"))
+def test_forged_fields_under_right_checksums_are_survived(truth, kind):
+    total = max(10, int(60 * faults.SCALE))
+    verdicts = sweep("hostile.py", truth, kind, total)
+    assert verdicts == {"survived": total}
