@@ -43,6 +43,8 @@ struct engine_ops {
      */
     enum err_code (*close)(struct engine *e, struct database *db, bool keep_log, bool *has_log,
                            struct err *err);
+    /* Would that take a checkpoint? */
+    bool (*close_is_slow)(struct database *db, bool keep_log);
     /* Remove for good a database that is closed: `db` is freed first if it is not NULL. */
     enum err_code (*drop)(struct engine *e, const char *name, const uint8_t uuid[16],
                           struct database *db, struct err *err);

@@ -41,6 +41,12 @@ static enum err_code close_database(struct engine *e, struct database *db, bool 
     return ERR_OK;
 }
 
+static bool close_is_slow(struct database *db, bool keep_log)
+{
+    (void)db, (void)keep_log;
+    return false;
+}
+
 static enum err_code drop(struct engine *e, const char *name, const uint8_t uuid[16],
                           struct database *db, struct err *err)
 {
@@ -71,6 +77,7 @@ struct engine *engine_memory_new(void)
         .create = create,
         .open = open_database,
         .close = close_database,
+        .close_is_slow = close_is_slow,
         .drop = drop,
         .flush = flush,
         .stop = stop,

@@ -398,6 +398,19 @@ static bool is_at(struct engine *e, const char *name, const uint8_t uuid[16], ui
     return good;
 }
 
+static bool wants_checkpoint(struct database *db, bool keep_log)
+{
+    bool is_long = wal_bytes(db->wal) > KEPT_LOG_BYTES_MAX && !database_is_held(db);
+    return !keep_log || is_long || wal_segments(db->wal) >= WAL_SEGMENTS_MANY;
+}
+
+static bool close_is_slow(struct database *db, bool keep_log)
+{
+    struct err ignored;
+    return database_is_dirty(db) && database_check_writable(db, &ignored) == ERR_OK &&
+           wants_checkpoint(db, keep_log);
+}
+
 static enum err_code close_database(struct engine *e, struct database *db, bool keep_log,
                                     bool *has_log, struct err *err)
 {
@@ -410,8 +423,7 @@ static enum err_code close_database(struct engine *e, struct database *db, bool 
     /* What is quarantined stays as it is, and was reported.  Each opening that writes adds a
      * segment. */
     bool damaged = atomic_load(&db->failed) == ERR_QUARANTINED;
-    bool is_long = wal_bytes(db->wal) > KEPT_LOG_BYTES_MAX && !database_is_held(db);
-    if (!damaged && (!keep_log || is_long || wal_segments(db->wal) >= WAL_SEGMENTS_MANY))
+    if (!damaged && wants_checkpoint(db, keep_log))
         rc = keep_log ? checkpoint_run(db, err) : checkpoint_close(db, err);
     *has_log = database_is_dirty(db);
     /* No clean stop: its log may hold what was not acknowledged. */
@@ -482,6 +494,7 @@ enum err_code engine_persistent_new(const struct service_options *options, struc
         .open = open_database,
         .is_at = is_at,
         .close = close_database,
+        .close_is_slow = close_is_slow,
         .drop = drop,
         .flush = flush,
         .tend = tend,

@@ -48,6 +48,7 @@ struct entry {
     uint32_t pins;
     uint8_t state; /* enum entry_state */
     bool dropping;
+    bool wanted; /* asked for since evict() last looked */
     bool quarantined;
     bool has_file;  /* seen by the start's scan */
     bool unchecked; /* counts are the catalog's; nobody has looked whether the file is that one */
@@ -224,9 +225,22 @@ static struct entry *pick_victim(struct file_cache *c)
     return NULL;
 }
 
+/* Close a victim, unless somebody wants it meanwhile; the lock is released.  What takes long of a
+ * closing, the checkpoint, is done while it is still open: nobody waits for that who only reads. */
 static void evict(struct file_cache *c, struct entry *victim)
 {
     struct err err;
+    if (c->engine->ops->close_is_slow(victim->db, c->kept_logs < KEPT_LOGS_MAX)) {
+        victim->pins++;
+        victim->wanted = false;
+        mutex_unlock(&c->mu);
+        /* It is tried once: the closing that follows says what is wrong. */
+        if (c->engine->ops->flush(c->engine, victim->db, &err)) (void)err;
+        mutex_lock(&c->mu);
+        victim->pins--;
+        pthread_cond_broadcast(&c->changed);
+        if (victim->pins > 0 || victim->wanted || victim->dropping) return;
+    }
     stat_add(STAT_LRU_EVICTIONS, 1);
     c->evicted_ns[c->evictions++ % EVICTION_RING] = clock_ns();
     if (close_entry(c, victim, c->kept_logs < KEPT_LOGS_MAX, &err))
@@ -416,6 +430,7 @@ enum err_code file_cache_acquire(struct file_cache *c, const char *name, bool ma
         if (e->state == OPEN) {
             stat_add(STAT_LRU_HITS, 1);
             e->pins++;
+            e->wanted = true;
             if (c->newest != e) {
                 lru_remove(c, e);
                 lru_push(c, e);

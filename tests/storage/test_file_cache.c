@@ -1,4 +1,5 @@
 /* However many databases there are, few are open, and nobody notices but by the clock. */
+#include "tests/storage/faults.h"
 #include "tests/storage/fixture.h"
 
 #include <pthread.h>
@@ -122,18 +123,25 @@ static void few_files_are_open_and_nothing_is_lost(void **state)
     }
 }
 
-static void a_long_log_is_evicted_without_loss(void **state)
+/* Too long to be replayed: 2.4 MB in 40 rows. */
+static void fill_with_a_long_log(struct fixture *fx, const char *name)
 {
-    struct fixture *fx = *state;
-    create_many(fx, 12);
     static float vector[4];
     static char metadata[60001];
     memset(metadata, ' ', sizeof metadata - 1);
     memcpy(metadata, "{\"a\":1}", 7);
-    struct database *db = test_acquire(fx->svc, name_of(0));
-    for (uint64_t i = 0; i < 40; i++) /* 2.4 MB: too much to be replayed */
+    struct database *db = test_acquire(fx->svc, name);
+    for (uint64_t i = 0; i < 40; i++)
         test_put(db, (struct vector_id){.number = i}, vector, metadata);
     service_release(db);
+}
+
+static void a_long_log_is_evicted_without_loss(void **state)
+{
+    struct fixture *fx = *state;
+    create_many(fx, 12);
+    fill_with_a_long_log(fx, name_of(0));
+    struct database *db;
     for (unsigned i = 1; i < 12; i++)
         service_release(test_acquire(fx->svc, name_of(i)));
     assert_false(test_info(fx->svc, name_of(0)).open);
@@ -141,6 +149,49 @@ static void a_long_log_is_evicted_without_loss(void **state)
     assert_int_equal(test_count(db), 40);
     assert_int_equal(test_info(fx->svc, name_of(0)).wal_bytes, 0);
     service_release(db);
+}
+
+static struct {
+    struct fixture *fx;
+    int looks, refused;
+} reader;
+
+static void *read_at_once(void *arg)
+{
+    struct err err;
+    struct database *db = NULL;
+    (void)arg;
+    if (service_acquire(reader.fx->svc, name_of(0), false, &db, &err))
+        reader.refused++;
+    else
+        service_release(db);
+    return NULL;
+}
+
+static void read_during_a_checkpoint(int call)
+{
+    pthread_t thread;
+    (void)call;
+    if (!test_file_exists(reader.fx->dir, "db000.ckpt")) return;
+    reader.looks++;
+    assert_int_equal(pthread_create(&thread, NULL, read_at_once, NULL), 0);
+    pthread_join(thread, NULL);
+}
+
+static void a_reader_does_not_wait_for_the_checkpoint_of_an_eviction(void **state)
+{
+    reader.fx = *state;
+    reader.looks = reader.refused = 0;
+    create_many(reader.fx, 12);
+    fill_with_a_long_log(reader.fx, name_of(0));
+    faults_arm(FAULT_SYNC, -1, 0);
+    faults.before = read_during_a_checkpoint;
+    for (unsigned i = 1; i < 12; i++)
+        service_release(test_acquire(reader.fx->svc, name_of(i)));
+    faults_disarm();
+    assert_true(reader.looks > 0);
+    assert_int_equal(reader.refused, 0);
+    assert_false(test_info(reader.fx->svc, name_of(0)).open);
 }
 
 static void the_one_unused_for_longest_is_closed(void **state)
@@ -487,6 +538,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         TEST(few_files_are_open_and_nothing_is_lost),
         TEST(a_long_log_is_evicted_without_loss),
+        TEST(a_reader_does_not_wait_for_the_checkpoint_of_an_eviction),
         TEST(the_one_unused_for_longest_is_closed),
         TEST(a_pinned_database_stays_open),
         TEST(counts_of_closed_databases_are_known),
