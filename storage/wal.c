@@ -601,6 +601,14 @@ static int by_sequence(const void *a, const void *b)
     return x->sequence < y->sequence ? -1 : x->sequence > y->sequence;
 }
 
+/* What is sure of a head before its checksum is computed. */
+static bool is_head(const struct disk_wal_record *r)
+{
+    enum { TYPES_MAX = 16 };
+    return r->bytes >= sizeof *r && r->type > 0 && r->type < TYPES_MAX && r->flags == 0 &&
+           r->reserved == 0;
+}
+
 /* An intact record behind the bad one that had seen it durable: damage, not a torn tail. */
 static enum err_code look_for_evidence(const struct replay *rp, const struct segment *seg,
                                        const uint8_t *bytes, uint64_t size, uint64_t from,
@@ -611,7 +619,7 @@ static enum err_code look_for_evidence(const struct replay *rp, const struct seg
     for (uint64_t at = from; at + sizeof(struct disk_wal_record) <= size; at += 8) {
         const struct disk_wal_record *r = (const void *)(bytes + at);
         if (r->lsn < rp->cut_lsn || r->durable_lsn < rp->cut_lsn || r->durable_lsn >= r->lsn ||
-            r->bytes > size - at)
+            r->bytes > size - at || !is_head(r))
             continue;
         if (r->bytes > budget)
             return err_set(err, ERR_CORRUPT, "the log of \"%s\" is damaged at LSN %" PRIu64,

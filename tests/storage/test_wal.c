@@ -272,6 +272,34 @@ static void a_cut_at_any_byte_drops_only_the_tail(void **state)
     free(bytes);
 }
 
+/* Much of it has numbers where a record has its LSNs. */
+static void what_an_earlier_life_of_the_file_left_is_no_evidence(void **state)
+{
+    (void)state;
+    struct wal *wal = new_log();
+    append_many(wal, 1, 3);
+    wal_close(wal);
+    size_t len;
+    uint8_t *bytes = file_bytes(data_fd, "db.wal.0", &len);
+    size_t at = WAL_HEADER_BYTES;
+    for (uint64_t lsn = 1; lsn <= 3; lsn++)
+        at += record_bytes(lsn);
+    for (uint32_t n = 0; at + sizeof(struct disk_wal_record) <= len; n++, at += 40) {
+        struct disk_wal_record r = {.bytes = (uint32_t)(len - at),
+                                    .lsn = 10000 + n,
+                                    .durable_lsn = 9999,
+                                    .type = (uint16_t)(n * 31),
+                                    .flags = (uint16_t)n,
+                                    .reserved = n};
+        memcpy(bytes + at, &r, sizeof r);
+    }
+    set_file(data_fd, "db.wal.0", bytes, len);
+    free(bytes);
+    wal = open_log(data_fd, 0);
+    assert_seen(1, 3);
+    wal_close(wal);
+}
+
 static void after_a_torn_tail_the_log_goes_on_and_the_tail_stays_gone(void **state)
 {
     (void)state;
@@ -933,6 +961,7 @@ int main(void)
         temp_dir_test(the_log_of_another_life_of_the_name_is_not_taken),
         temp_dir_test(a_log_of_a_newer_format_is_left_alone),
         temp_dir_test(a_cut_at_any_byte_drops_only_the_tail),
+        temp_dir_test(what_an_earlier_life_of_the_file_left_is_no_evidence),
         temp_dir_test(after_a_torn_tail_the_log_goes_on_and_the_tail_stays_gone),
         temp_dir_test(segments_behind_a_torn_one_are_superseded_with_it),
         temp_dir_test(damage_that_a_later_record_proves_is_refused_at_every_byte),
