@@ -226,34 +226,36 @@ class Gold:
             path.unlink()
         for name, data in logs.items():
             (self.crashed / name).write_bytes(data)
-        self.leave_checkpoint("mixed", before, after)
+        leave_checkpoint(self.crashed, "mixed", before, after)
 
-    def leave_checkpoint(self, name, before, after):
-        new = df.Jvdb(after)
-        old = df.Jvdb(before)
-        before = before.ljust(len(after), b"\0")
-        immutable = {block for region in ("vectors", "records") if region in new.extents
-                     for e, at in enumerate(new.extents[region])
-                     for block in range(at // df.BLOCK, (at + extent_bytes(new, region, e)) // df.BLOCK)}
-        changed = []
-        for block in range(2, len(after) // df.BLOCK):
-            span = slice(block * df.BLOCK, (block + 1) * df.BLOCK)
-            manifest = new.manifest_at <= span.start < new.manifest_at + new.manifest_bytes
-            if block not in immutable and (manifest or before[span] != after[span]):
-                changed.append((block, after[span]))
-        changed.append((new.super_at // df.BLOCK, after[new.super_at:new.super_at + df.BLOCK]))
-        uuid = new.get(new.super_at, df.SUPERBLOCK, "uuid")
-        generation = new.get(new.super_at, df.SUPERBLOCK, "generation")
-        assert generation == old.get(old.super_at, df.SUPERBLOCK, "generation") + 1
-        lsn = new.get(new.super_at, df.SUPERBLOCK, "lsn")
-        (self.crashed / f"{name}.ckpt").write_bytes(df.Ckpt.make(uuid, generation, lsn, changed))
-        torn = bytearray(before)
-        for block, data in changed[:len(changed) // 2]:
-            torn[block * df.BLOCK:(block + 1) * df.BLOCK] = data
-        for block in immutable:  # rows are written before
-            span = slice(block * df.BLOCK, (block + 1) * df.BLOCK)
-            torn[span] = after[span]
-        (self.crashed / f"{name}.jvdb").write_bytes(torn)
+
+def leave_checkpoint(directory, name, before, after):
+    """A complete .ckpt that makes the file `after` of `before`, and half of it done."""
+    new = df.Jvdb(after)
+    old = df.Jvdb(before)
+    before = before.ljust(len(after), b"\0")
+    immutable = {block for region in ("vectors", "records") if region in new.extents
+                 for e, at in enumerate(new.extents[region])
+                 for block in range(at // df.BLOCK, (at + extent_bytes(new, region, e)) // df.BLOCK)}
+    changed = []
+    for block in range(2, len(after) // df.BLOCK):
+        span = slice(block * df.BLOCK, (block + 1) * df.BLOCK)
+        manifest = new.manifest_at <= span.start < new.manifest_at + new.manifest_bytes
+        if block not in immutable and (manifest or before[span] != after[span]):
+            changed.append((block, after[span]))
+    changed.append((new.super_at // df.BLOCK, after[new.super_at:new.super_at + df.BLOCK]))
+    uuid = new.get(new.super_at, df.SUPERBLOCK, "uuid")
+    generation = new.get(new.super_at, df.SUPERBLOCK, "generation")
+    assert generation == old.get(old.super_at, df.SUPERBLOCK, "generation") + 1
+    lsn = new.get(new.super_at, df.SUPERBLOCK, "lsn")
+    (directory / f"{name}.ckpt").write_bytes(df.Ckpt.make(uuid, generation, lsn, changed))
+    torn = bytearray(before)
+    for block, data in changed[:len(changed) // 2]:
+        torn[block * df.BLOCK:(block + 1) * df.BLOCK] = data
+    for block in immutable:  # rows are written before
+        span = slice(block * df.BLOCK, (block + 1) * df.BLOCK)
+        torn[span] = after[span]
+    (directory / f"{name}.jvdb").write_bytes(torn)
 
 
 def extent_bytes(file, region, extent):
