@@ -232,7 +232,8 @@ class Wal(Bytes):
 
     def ops(self, record, dimension):
         """Places of the operations in the record at `record`."""
-        at, end, found = record + 40, record + self.get(record, WAL_RECORD, "bytes"), []
+        end = min(record + self.get(record, WAL_RECORD, "bytes"), len(self.data))
+        at, found = record + 40, []
         while at + 48 <= end:
             found.append(at)
             put = self.get(at, WAL_OP, "kind") == 1
