@@ -204,7 +204,7 @@ enum err_code checkpoint_apply_leftover(int dir_fd, const char *name, int jvdb_f
     struct disk_ckpt_footer f;
     bool complete = false;
     int fd = -1;
-    uint64_t *blocks = NULL;
+    uint64_t *blocks = NULL, jvdb_bytes = 0;
     uint8_t *buffer = NULL;
     enum err_code rc = ERR_OK;
     *applied = false;
@@ -247,7 +247,16 @@ enum err_code checkpoint_apply_leftover(int dir_fd, const char *name, int jvdb_f
         if (os_errno) goto unsynced;
         os_errno = file_read(fd, blocks, f.block_count * sizeof *blocks,
                              BLOCK_BYTES + f.block_count * BLOCK_BYTES);
-        if (!os_errno) os_errno = ckpt_copy_in_place(fd, blocks, f.block_count, jvdb_fd, buffer);
+        if (!os_errno) os_errno = file_size(jvdb_fd, &jvdb_bytes);
+        if (os_errno) goto out;
+        /* The file was synced at its full length before the .ckpt was written. */
+        for (uint64_t i = 0; i < f.block_count && !rc; i++)
+            if (blocks[i] >= jvdb_bytes / BLOCK_BYTES)
+                rc = err_set(err, ERR_CORRUPT,
+                             "%s is damaged: block %" PRIu64 " lies beyond the end of the file",
+                             file_name, blocks[i]);
+        if (rc) goto out;
+        os_errno = ckpt_copy_in_place(fd, blocks, f.block_count, jvdb_fd, buffer);
         if (os_errno) goto out;
         os_errno = file_datasync(jvdb_fd);
         if (os_errno) goto unsynced;
