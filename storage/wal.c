@@ -480,7 +480,8 @@ enum err_code wal_prepare(struct wal *wal, struct err *err)
         if (!os_errno) os_errno = file_size(seg.fd, &seg.allocated);
     } else {
         /* Durable before it has its name: what a power cut leaves of a new file may be anything,
-         * and a bad header under that name is taken for damage. */
+         * and a bad header under that name is taken for damage.  If a sync fails here, the next
+         * call does not try it again: it makes another file, and renames that. */
         os_errno = file_open(wal->dir_fd, new_name, O_RDWR | O_CREAT | O_TRUNC, &seg.fd);
         if (!os_errno) os_errno = file_allocate(seg.fd, 0, WAL_PREALLOCATED_BYTES);
         seg.allocated = WAL_PREALLOCATED_BYTES;
