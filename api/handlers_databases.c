@@ -158,13 +158,16 @@ static void put_common(struct buf *out, const struct database_info *info)
 {
     buf_str(out, "{\"name\":");
     json_put_str(out, info->name);
-    buf_printf(out,
-               ",\"dimension\":%" PRIu32 ",\"distance_metric\":\"%s\",\"vector_count\":%" PRIu64
-               ",\"durability\":\"%s\",\"open\":%s,\"quarantined\":%s",
-               info->schema.dimension, metric_name(info->schema.metric), info->vector_count,
+    buf_printf(out, ",\"dimension\":%" PRIu32 ",\"distance_metric\":\"%s\",\"vector_count\":",
+               info->schema.dimension, metric_name(info->schema.metric));
+    if (info->counts_unknown)
+        buf_str(out, "null");
+    else
+        buf_printf(out, "%" PRIu64, info->vector_count);
+    buf_printf(out, ",\"durability\":\"%s\",\"open\":%s,\"quarantined\":%s",
                durability_name(info->schema.durability), info->open ? "true" : "false",
                info->quarantined ? "true" : "false");
-    if (info->quarantined) {
+    if (info->reason[0]) {
         buf_str(out, ",\"reason\":");
         json_put_str(out, info->reason);
     }

@@ -898,6 +898,22 @@ enum err_code file_cache_info(struct file_cache *c, const char *name, bool may_b
     return err_set(err, ERR_OVERLOADED, "database \"%s\" is closed again and again", name);
 }
 
+/* In a list, a database that cannot be opened now keeps nobody from hearing of the others. */
+static bool fill_unknown(struct file_cache *c, const char *name, const struct err *why,
+                         struct database_info *info)
+{
+    mutex_lock(&c->mu);
+    struct entry *e = find(c, name);
+    if (e) {
+        *info = (struct database_info){.schema = e->schema, .counts_unknown = true};
+        info->schema.options = e->schema.options ? mem_strdup(e->schema.options) : NULL;
+        snprintf(info->name, sizeof info->name, "%s", e->name);
+        snprintf(info->reason, sizeof info->reason, "%s", why->msg);
+    }
+    mutex_unlock(&c->mu);
+    return e != NULL;
+}
+
 enum err_code file_cache_list(struct file_cache *c, const char *after, const char *prefix,
                               size_t limit, bool may_block, struct database_info **infos,
                               size_t *count, size_t *total, bool *more, struct err *err)
@@ -943,8 +959,10 @@ enum err_code file_cache_list(struct file_cache *c, const char *after, const cha
             rc = ERR_OK;
             continue;
         }
-        if (rc) goto out;
-        cap++;
+        if (rc == ERR_WOULD_BLOCK || rc == ERR_WOULD_COMPUTE) goto out;
+        bool listed = !rc || fill_unknown(c, names[i], err, &list[cap]);
+        rc = ERR_OK;
+        cap += listed;
     }
     *infos = list;
     *count = cap;

@@ -56,7 +56,8 @@ struct database_info {
     struct schema schema; /* options owned: database_info_deinit() */
     bool open;
     bool quarantined;
-    char reason[384]; /* why it is quarantined */
+    char reason[384];    /* why it is quarantined, or why its counts are not known */
+    bool counts_unknown; /* in a list: it could not be opened now, the counts are 0 */
     uint64_t vector_count;
     uint64_t deleted_count; /* dead rows whose slots are not reused yet */
     uint64_t last_lsn;

@@ -194,6 +194,56 @@ static void a_reader_does_not_wait_for_the_checkpoint_of_an_eviction(void **stat
     assert_false(test_info(reader.fx->svc, name_of(0)).open);
 }
 
+/* As kill -9 would leave it: the counts follow from the logs. */
+static char *copy_of_all(const char *from)
+{
+    char *to = test_dir_new();
+    DIR *dir = opendir(from);
+    assert_non_null(dir);
+    for (struct dirent *d; (d = readdir(dir));)
+        if (d->d_type == DT_REG) test_file_copy(from, d->d_name, to, d->d_name);
+    closedir(dir);
+    return to;
+}
+
+static void a_list_names_what_cannot_be_opened_now(void **state)
+{
+    struct fixture *fx = *state;
+    create_many(fx, 3);
+    for (unsigned i = 0; i < 3; i++)
+        fill_with_a_long_log(fx, name_of(i));
+    char *old_dir = fx->dir;
+    fx->dir = copy_of_all(old_dir);
+    test_service_close(fx->svc);
+    test_dir_remove(old_dir);
+
+    struct err err;
+    struct database_info *infos = NULL;
+    size_t count = 0, total = 0;
+    bool more;
+    faults_arm(FAULT_ALLOCATE, 0, ENOSPC); /* what is replayed needs room */
+    faults.fail_all = faults.all_threads = true;
+    fx->svc = NULL;
+    reopen(fx);
+    enum err_code rc =
+        service_list(fx->svc, NULL, NULL, 10, true, &infos, &count, &total, &more, &err);
+    faults_disarm();
+    if (rc) fail_msg("%s", err.msg);
+    assert_int_equal(count, 3);
+    size_t unknown = 0;
+    for (size_t i = 0; i < count; i++) {
+        assert_true(infos[i].counts_unknown == (infos[i].reason[0] != '\0'));
+        if (infos[i].counts_unknown)
+            unknown++;
+        else
+            assert_int_equal(infos[i].vector_count, 40);
+    }
+    assert_true(unknown > 0);
+    service_list_free(infos, count);
+    for (unsigned i = 0; i < 3; i++)
+        assert_int_equal(test_info(fx->svc, name_of(i)).vector_count, 40);
+}
+
 static void the_one_unused_for_longest_is_closed(void **state)
 {
     struct fixture *fx = *state;
@@ -539,6 +589,7 @@ int main(void)
         TEST(few_files_are_open_and_nothing_is_lost),
         TEST(a_long_log_is_evicted_without_loss),
         TEST(a_reader_does_not_wait_for_the_checkpoint_of_an_eviction),
+        TEST(a_list_names_what_cannot_be_opened_now),
         TEST(the_one_unused_for_longest_is_closed),
         TEST(a_pinned_database_stays_open),
         TEST(counts_of_closed_databases_are_known),
