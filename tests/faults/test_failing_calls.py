@@ -85,7 +85,7 @@ def must_stay_synced(path):
 
 
 def is_creation(op):
-    return op.method == "POST" and op.path.count("/") == 2
+    return op.method == "POST" and op.path.startswith("/databases/") and op.path.count("/") == 2
 
 
 class Run:
@@ -150,7 +150,8 @@ class Run:
         assert (status, word) in allowed, f"{op}: {status} {word}"
         hit = {database_of(path) for _, path in self.case.shim.hits}
         # A restore makes a database that is missing: no more of that once the catalog failed.
-        makes = op.path.count("/") == 2 or (op.path.endswith("/restore") and name not in self.model)
+        makes = (op.path.startswith("/databases/") and op.path.count("/") == 2) or \
+            (op.path.endswith("/restore") and name not in self.model)
         if word == "database_read_only" and not makes:
             directory = any(path == str(self.case.data) for _, path in self.case.shim.hits)
             assert name in hit or name is None or directory, \
