@@ -771,11 +771,17 @@ enum err_code checkpoint_lock(struct database *db, struct err *err)
 static enum err_code run_once(struct database *db, bool always, uint64_t bytes_max, struct err *err)
 {
     enum err_code rc = checkpoint_lock(db, err);
-    if (rc && reserve_use(db->reserve, err)) rc = checkpoint_lock(db, err);
+    if (rc && reserve_use(db->reserve, err)) {
+        rc = checkpoint_lock(db, err);
+        reserve_done(db->reserve);
+    }
     if (rc) return rc;
     if (always || (database_is_dirty(db) && wal_bytes(db->wal) >= bytes_max)) {
         rc = run_locked(db, err);
-        if (rc && reserve_use(db->reserve, err)) rc = run_locked(db, err);
+        if (rc && reserve_use(db->reserve, err)) {
+            rc = run_locked(db, err);
+            reserve_done(db->reserve);
+        }
     }
     mutex_unlock(&db->checkpoint_mu);
     return rc;

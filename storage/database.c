@@ -830,7 +830,10 @@ static enum err_code delete_locked(struct database *db, const struct vector_id *
     *lsn = db->last_lsn;
     if (!rc && found_count) {
         rc = log_rows(db, ops, found_count, lsn, err);
-        if (rc && reserve_use(db->reserve, err)) rc = log_rows(db, ops, found_count, lsn, err);
+        if (rc && reserve_use(db->reserve, err)) {
+            rc = log_rows(db, ops, found_count, lsn, err);
+            reserve_done(db->reserve);
+        }
     }
     if (!rc && found_count) rc = apply_and_publish(db, *lsn, ops, found_count, err);
     rc = database_check_read(db, &db->store->file, rc, err);
@@ -843,7 +846,10 @@ static enum err_code delete_once(struct database *db, const struct vector_id *id
                                  struct err *err)
 {
     enum err_code rc = lock_writer(db, may_block, err);
-    if (rc && reserve_use(db->reserve, err)) rc = lock_writer(db, may_block, err);
+    if (rc && reserve_use(db->reserve, err)) {
+        rc = lock_writer(db, may_block, err);
+        reserve_done(db->reserve);
+    }
     if (rc) return rc;
     rc = delete_locked(db, ids, count, ops, deleted, lsn, err);
     mutex_unlock(&db->writer);

@@ -316,6 +316,7 @@ static enum err_code rewrite(struct persistent *p, struct file_cache *cache, boo
     if (rc && reserve_use(p->reserve, err)) {
         all = (struct all_entries){.databases = {.cache = cache}, .dead = &p->dead};
         rc = catalog_rewrite(p->catalog, next_entry, &all, clean, err);
+        reserve_done(p->reserve);
     }
     return rc;
 }
@@ -445,7 +446,10 @@ static enum err_code drop(struct engine *e, const char *name, const uint8_t uuid
     enum err_code rc = check_writable(p, err);
     if (rc) return rc;
     rc = catalog_drop(p->catalog, name, uuid, err);
-    if (rc && reserve_use(p->reserve, err)) rc = catalog_drop(p->catalog, name, uuid, err);
+    if (rc && reserve_use(p->reserve, err)) {
+        rc = catalog_drop(p->catalog, name, uuid, err);
+        reserve_done(p->reserve);
+    }
     /* A write to it could be lost with it. */
     if (rc && !was_broken && catalog_is_broken(p->catalog))
         return err_set(err, ERR_QUARANTINED,

@@ -236,8 +236,10 @@ static enum err_code replay_record(void *ctx, const struct disk_wal_record *reco
     enum err_code rc = jvdb_file_writable(&db->store->file, err);
     if (rc) return rc;
     rc = database_reserve(db, slots, records_bytes, puts, err);
-    if (rc && reserve_use(db->reserve, err))
+    if (rc && reserve_use(db->reserve, err)) {
         rc = database_reserve(db, slots, records_bytes, puts, err);
+        reserve_done(db->reserve);
+    }
     for (uint32_t i = 0; i < record->op_count; i++)
         rp->ops[i].lsn = record->lsn;
     if (!rc) rc = database_write_rows(db, rp->ops, record->op_count, err);

@@ -1,6 +1,7 @@
 /* reserve.c - several files rather than one: a file system can also be out of inodes. */
 #include "storage/reserve.h"
 
+#include <assert.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <stdatomic.h>
@@ -24,6 +25,7 @@ struct reserve {
     int dir_fd;
     struct mutex mu;   /* LOCK_LEAF: one thread at a time moves the state */
     _Atomic int state; /* read without the lock as a hint                 */
+    int users;         /* between reserve_use() and reserve_done()        */
 };
 
 static void file_name(int i, char text[32])
@@ -94,7 +96,7 @@ void reserve_restore(struct reserve *r)
     if (!r || atomic_load(&r->state) != GIVEN_UP) return;
     mutex_lock(&r->mu);
     bool changed = false;
-    if (atomic_load(&r->state) == GIVEN_UP) {
+    if (atomic_load(&r->state) == GIVEN_UP && r->users == 0) {
         enum state state = make(r);
         changed = state != GIVEN_UP;
         atomic_store(&r->state, (int)state);
@@ -122,7 +124,16 @@ bool reserve_use(struct reserve *r, const struct err *err)
         atomic_store(&r->state, GIVEN_UP);
         remove_files(r);
     }
+    r->users++;
     mutex_unlock(&r->mu);
     if (changed) say_full();
     return true;
+}
+
+void reserve_done(struct reserve *r)
+{
+    mutex_lock(&r->mu);
+    assert(r->users > 0);
+    r->users--;
+    mutex_unlock(&r->mu);
 }

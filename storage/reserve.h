@@ -27,9 +27,11 @@ void reserve_close(struct reserve *r); /* its files stay */
  * no reserve and no room to make it again. */
 MUST_CHECK enum err_code reserve_check(struct reserve *r, struct err *err);
 /* For those that must not: `err` says why something failed.  True: for want of room, and the
- * reserve is given up (now or just before): try once more. */
+ * reserve is given up (now or just before): try once more, then reserve_done().  In between nobody
+ * makes it again, so that the room is there for the one it was kept for. */
 bool reserve_use(struct reserve *r, const struct err *err);
-/* Make it again if that is possible now; cheap while it is there. */
+void reserve_done(struct reserve *r);
+/* Make it again if that is possible now and nobody uses it; cheap while it is there. */
 void reserve_restore(struct reserve *r);
 
 #endif

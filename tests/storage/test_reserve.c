@@ -50,11 +50,29 @@ static void want_of_room_gives_it_up_and_anything_else_does_not(void **state)
     reserve_close(r);
 }
 
+static void it_is_not_made_again_while_somebody_uses_its_room(void **state)
+{
+    (void)state;
+    struct reserve *r = reserve_open(data_fd);
+    assert_true(reserve_use(r, &no_room));
+    assert_true(reserve_use(r, &no_room));
+    for (int users = 2; users > 0; users--) {
+        reserve_restore(r);
+        assert_int_equal(reserve_check(r, &err), ERR_STORAGE_FULL);
+        assert_int_equal(file_count(), 0);
+        reserve_done(r);
+    }
+    assert_int_equal(reserve_check(r, &err), ERR_OK);
+    assert_int_equal(file_count(), 4);
+    reserve_close(r);
+}
+
 static void without_a_reserve_writes_are_refused_until_there_is_room_for_it(void **state)
 {
     (void)state;
     struct reserve *r = reserve_open(data_fd);
     assert_true(reserve_use(r, &no_room));
+    reserve_done(r);
     faults_arm(FAULT_ALLOCATE, 2, ENOSPC);
     assert_int_equal(reserve_check(r, &err), ERR_STORAGE_FULL);
     faults_disarm();
@@ -100,6 +118,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         temp_dir_test(a_reserve_is_made_of_real_blocks_and_stays),
         temp_dir_test(want_of_room_gives_it_up_and_anything_else_does_not),
+        temp_dir_test(it_is_not_made_again_while_somebody_uses_its_room),
         temp_dir_test(without_a_reserve_writes_are_refused_until_there_is_room_for_it),
         temp_dir_test(a_start_on_a_full_disk_begins_without_it),
         temp_dir_test(where_it_cannot_be_made_for_another_reason_nothing_is_refused),
