@@ -1,11 +1,11 @@
 #include "storage/compactor.h"
 
 #include <stdio.h>
-#include <time.h>
 
 #include "storage/base/clock.h"
 #include "storage/base/log.h"
 #include "storage/base/mem.h"
+#include "storage/base/ticker.h"
 #include "storage/compact.h"
 
 #define SECOND_NS       1000000000ull
@@ -18,11 +18,7 @@ enum { REST_TIMES = 20, LOOKS_TO_CLOSED = 60 };
 struct compactor {
     struct file_cache *cache;
     uint32_t percent;
-    _Atomic bool interrupted;
-
-    struct mutex mu; /* LOCK_LEAF */
-    pthread_cond_t wake;
-    bool stopping;
+    struct ticker ticker;
     pthread_t thread;
 };
 
@@ -49,7 +45,7 @@ static void compact(struct compactor *c, struct database *db)
     struct compact_result result;
     struct err err;
     uint64_t begun = clock_ns();
-    struct compact_options options = {.cancel = &c->interrupted, .gently = true};
+    struct compact_options options = {.cancel = &c->ticker.stopped, .gently = true};
     enum err_code rc = compact_run(db, &options, &result, &err);
     uint64_t took = clock_ns() - begun;
     db->compactor.wasteful_since_ns = 0;
@@ -62,7 +58,7 @@ static void look_at_open(struct compactor *c)
 {
     char name[NAME_BYTES_MAX + 1] = "";
     struct database *db;
-    while (!atomic_load(&c->interrupted) && file_cache_next_open(c->cache, name, &db)) {
+    while (!ticker_is_stopped(&c->ticker) && file_cache_next_open(c->cache, name, &db)) {
         snprintf(name, sizeof name, "%s", database_name(db));
         if (is_due(c, db, clock_ns())) compact(c, db);
         file_cache_release(db);
@@ -73,7 +69,7 @@ static void look_at_open(struct compactor *c)
 static void look_at_closed(struct compactor *c)
 {
     struct cache_entry e = {.name = ""};
-    while (!atomic_load(&c->interrupted) && file_cache_next_entry(c->cache, e.name, false, &e)) {
+    while (!ticker_is_stopped(&c->ticker) && file_cache_next_entry(c->cache, e.name, false, &e)) {
         uint64_t waste = compact_waste_of_rows(&e.schema, e.dead_count);
         struct database *db;
         struct err err;
@@ -91,19 +87,10 @@ static void *run(void *arg)
 {
     struct compactor *c = arg;
     unsigned looks = 0;
-    mutex_lock(&c->mu);
-    while (!c->stopping) {
-        struct timespec until;
-        clock_gettime(CLOCK_MONOTONIC, &until);
-        until.tv_sec += LOOK_NS / SECOND_NS;
-        pthread_cond_timedwait(&c->wake, &c->mu.os, &until);
-        if (c->stopping) break;
-        mutex_unlock(&c->mu);
+    while (ticker_sleep_until(&c->ticker, clock_ns() + LOOK_NS)) {
         look_at_open(c);
         if (++looks % LOOKS_TO_CLOSED == 0) look_at_closed(c);
-        mutex_lock(&c->mu);
     }
-    mutex_unlock(&c->mu);
     return NULL;
 }
 
@@ -113,12 +100,7 @@ struct compactor *compactor_start(struct file_cache *cache, uint32_t percent)
     struct compactor *c = mem_new(struct compactor);
     c->cache = cache;
     c->percent = percent;
-    mutex_init(&c->mu, LOCK_LEAF);
-    pthread_condattr_t attr;
-    pthread_condattr_init(&attr);
-    pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
-    pthread_cond_init(&c->wake, &attr);
-    pthread_condattr_destroy(&attr);
+    ticker_init(&c->ticker);
     int failed = pthread_create(&c->thread, NULL, run, c);
     assert(!failed);
     (void)failed;
@@ -127,19 +109,14 @@ struct compactor *compactor_start(struct file_cache *cache, uint32_t percent)
 
 void compactor_interrupt(struct compactor *c)
 {
-    if (c) atomic_store(&c->interrupted, true);
+    if (c) ticker_stop(&c->ticker);
 }
 
 void compactor_stop(struct compactor *c)
 {
     if (!c) return;
     compactor_interrupt(c);
-    mutex_lock(&c->mu);
-    c->stopping = true;
-    pthread_cond_signal(&c->wake);
-    mutex_unlock(&c->mu);
     pthread_join(c->thread, NULL);
-    pthread_cond_destroy(&c->wake);
-    mutex_deinit(&c->mu);
+    ticker_deinit(&c->ticker);
     mem_free(c);
 }

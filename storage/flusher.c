@@ -2,18 +2,19 @@
 
 #include <stdio.h>
 #include <string.h>
-#include <time.h>
 
 #include "storage/base/clock.h"
 #include "storage/base/epoch.h"
 #include "storage/base/log.h"
 #include "storage/base/mem.h"
 #include "storage/base/parallel.h"
+#include "storage/base/ticker.h"
 #include "storage/engine.h"
 #include "storage/syncer.h"
 
-enum { TICK_MS = 250, FLUSH_THREADS = 8, HOLD_S = 60 };
+enum { FLUSH_THREADS = 8, HOLD_S = 60 };
 #define SECOND_NS      1000000000ull
+#define TICK_NS        (SECOND_NS / 4)
 #define IDLE_WRITER_NS SECOND_NS
 /* A stop has 10 s, of which requests may take some; a modest disk (100 MB/s) writes this in half of
  * them.  docs/OPERATIONS.md has what was measured. */
@@ -29,9 +30,7 @@ struct flusher {
     uint64_t hold_ns;
     int threads; /* of a whole flush */
 
-    struct mutex mu; /* LOCK_LEAF */
-    pthread_cond_t wake;
-    bool stopping;
+    struct ticker ticker;
     pthread_t thread, sync_thread;
     _Atomic uint64_t last_at_ms, last_us;
     struct mutex whole; /* LOCK_FLUSH: one flusher_flush_all() at a time */
@@ -244,20 +243,13 @@ static void tend(struct flusher *f)
     epoch_collect();
 }
 
-static bool is_stopping(struct flusher *f)
-{
-    mutex_lock(&f->mu);
-    bool stopping = f->stopping;
-    mutex_unlock(&f->mu);
-    return stopping;
-}
-
 /* After an unclean stop the counts of a database are known once its log was replayed: open each one
  * now, in the background, so that statistics are whole and logs do not wait for a first visitor. */
 static void learn_counts(struct flusher *f)
 {
     struct cache_entry entry = {.name = ""};
-    while (!is_stopping(f) && file_cache_next_entry(f->cache, entry.name, false, &entry)) {
+    while (!ticker_is_stopped(&f->ticker) &&
+           file_cache_next_entry(f->cache, entry.name, false, &entry)) {
         struct database_info info;
         struct err err;
         if (entry.counts_known) continue;
@@ -268,35 +260,19 @@ static void learn_counts(struct flusher *f)
     }
 }
 
-/* Sleep for so long.  False: it is time to stop. */
-static bool tick(struct flusher *f, uint64_t ms)
-{
-    struct timespec until;
-    clock_gettime(CLOCK_MONOTONIC, &until);
-    until.tv_sec += (time_t)(ms / 1000);
-    until.tv_nsec += (long)(ms % 1000) * 1000000;
-    until.tv_sec += until.tv_nsec / (long)SECOND_NS;
-    until.tv_nsec %= (long)SECOND_NS;
-    mutex_lock(&f->mu);
-    if (!f->stopping) pthread_cond_timedwait(&f->wake, &f->mu.os, &until);
-    bool go_on = !f->stopping;
-    mutex_unlock(&f->mu);
-    return go_on;
-}
-
 /* Half the interval: a log is looked at in time, however its first record fell. */
-static uint64_t sync_tick_ms(const struct flusher *f)
+static uint64_t sync_tick_ns(const struct flusher *f)
 {
-    uint64_t ms = f->wal_sync_ns / 1000000 / 2 + 1;
-    return ms < TICK_MS ? ms : TICK_MS;
+    uint64_t ns = f->wal_sync_ns / 2 + 1;
+    return ns < TICK_NS ? ns : TICK_NS;
 }
 
 /* The promise of periodic durability, on a thread that never waits for a disk itself. */
 static void *sync_logs(void *arg)
 {
     struct flusher *f = arg;
-    const uint64_t tick_ms = sync_tick_ms(f), tick_ns = tick_ms * 1000000;
-    while (tick(f, tick_ms)) {
+    const uint64_t tick_ns = sync_tick_ns(f);
+    while (ticker_sleep_until(&f->ticker, clock_ns() + tick_ns)) {
         char name[NAME_BYTES_MAX + 1] = "";
         struct database *db;
         while (file_cache_next_open(f->cache, name, &db)) {
@@ -315,7 +291,7 @@ static void *run(void *arg)
     struct flusher *f = arg;
     learn_counts(f);
     uint64_t last_ns = clock_ns();
-    while (tick(f, TICK_MS)) {
+    while (ticker_sleep_until(&f->ticker, clock_ns() + TICK_NS)) {
         tend(f);
         if (f->interval_ns && clock_ns() - last_ns >= f->interval_ns) {
             periodic_flush(f);
@@ -340,13 +316,8 @@ struct flusher *flusher_start(struct engine *engine, struct file_cache *cache,
     f->threads = options->max_open_files / 8 > FLUSH_THREADS
                      ? FLUSH_THREADS
                      : (int)(options->max_open_files / 8) + 1;
-    mutex_init(&f->mu, LOCK_LEAF);
+    ticker_init(&f->ticker);
     mutex_init(&f->whole, LOCK_FLUSH);
-    pthread_condattr_t attr;
-    pthread_condattr_init(&attr);
-    pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
-    pthread_cond_init(&f->wake, &attr);
-    pthread_condattr_destroy(&attr);
     int failed = pthread_create(&f->thread, NULL, run, f);
     if (!failed) failed = pthread_create(&f->sync_thread, NULL, sync_logs, f);
     assert(!failed);
@@ -357,10 +328,7 @@ struct flusher *flusher_start(struct engine *engine, struct file_cache *cache,
 void flusher_stop(struct flusher *f)
 {
     if (!f) return;
-    mutex_lock(&f->mu);
-    f->stopping = true;
-    pthread_cond_broadcast(&f->wake);
-    mutex_unlock(&f->mu);
+    ticker_stop(&f->ticker);
     pthread_join(f->thread, NULL);
     pthread_join(f->sync_thread, NULL);
 }
@@ -368,8 +336,7 @@ void flusher_stop(struct flusher *f)
 void flusher_free(struct flusher *f)
 {
     if (!f) return;
-    pthread_cond_destroy(&f->wake);
     mutex_deinit(&f->whole);
-    mutex_deinit(&f->mu);
+    ticker_deinit(&f->ticker);
     mem_free(f);
 }

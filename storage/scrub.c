@@ -4,15 +4,12 @@
 #include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
-#include <sys/resource.h>
-#include <sys/syscall.h>
-#include <time.h>
-#include <unistd.h>
 
 #include "storage/base/clock.h"
 #include "storage/base/log.h"
 #include "storage/base/mem.h"
 #include "storage/base/metrics.h"
+#include "storage/base/ticker.h"
 #include "storage/checkpoint.h"
 #include "storage/engine.h"
 
@@ -176,28 +173,13 @@ struct scrub {
     struct engine *engine;
     struct file_cache *cache;
     struct scrub_options options;
-    struct mutex mu; /* LOCK_LEAF */
-    pthread_cond_t wake;
-    bool stopping;
+    struct ticker ticker;
     pthread_t thread;
     /* Of the round under way. */
     uint64_t begun_ns, done_bytes;
     _Atomic uint64_t total_bytes;   /* 0: no round was begun yet */
     _Atomic uint64_t counted_bytes; /* of them */
 };
-
-/* True: it is time to end. */
-static bool wait_until(struct scrub *s, uint64_t ns)
-{
-    struct timespec until = {.tv_sec = (time_t)(ns / 1000000000),
-                             .tv_nsec = (long)(ns % 1000000000)};
-    mutex_lock(&s->mu);
-    while (!s->stopping && clock_ns() < ns)
-        pthread_cond_timedwait(&s->wake, &s->mu.os, &until);
-    bool stopping = s->stopping;
-    mutex_unlock(&s->mu);
-    return stopping;
-}
 
 static bool pace(void *ctx, uint64_t bytes)
 {
@@ -215,12 +197,9 @@ static bool pace(void *ctx, uint64_t bytes)
     if (due < now + coarse_ns) {
         /* It was held up: it does not make up for that. */
         if (due + 1000000000 < now) s->begun_ns += now - due;
-        mutex_lock(&s->mu);
-        bool stopping = s->stopping;
-        mutex_unlock(&s->mu);
-        return !stopping;
+        return !ticker_is_stopped(&s->ticker);
     }
-    return !wait_until(s, due);
+    return ticker_sleep_until(&s->ticker, due);
 }
 
 /* False: it was stopped. */
@@ -260,14 +239,12 @@ static bool do_round(struct scrub *s)
 static void *run(void *arg)
 {
     struct scrub *s = arg;
-    /* Behind everything that answers requests; where that cannot be had, the pace has to do. */
-    enum { IOPRIO_WHO_PROCESS = 1, IOPRIO_IDLE = 3 << 13, NICEST = 19 };
-    pid_t tid = (pid_t)syscall(SYS_gettid);
-    (void)setpriority(PRIO_PROCESS, (id_t)tid, NICEST);
-    (void)syscall(SYS_ioprio_set, IOPRIO_WHO_PROCESS, tid, IOPRIO_IDLE);
+    /* Not a low priority of the processor: it takes locks that requests wait for.  The pace is what
+     * leaves the processor to others. */
+    file_yield(true);
 
     uint64_t next = clock_ns() + s->options.first_ms * 1000000;
-    while (!wait_until(s, next)) {
+    while (ticker_sleep_until(&s->ticker, next)) {
         next = clock_ns() + s->options.interval_ms * 1000000;
         if (!do_round(s)) break;
     }
@@ -282,12 +259,7 @@ struct scrub *scrub_start(struct engine *engine, struct file_cache *cache,
     s->engine = engine;
     s->cache = cache;
     s->options = *options;
-    mutex_init(&s->mu, LOCK_LEAF);
-    pthread_condattr_t attr;
-    pthread_condattr_init(&attr);
-    pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
-    pthread_cond_init(&s->wake, &attr);
-    pthread_condattr_destroy(&attr);
+    ticker_init(&s->ticker);
     int failed = pthread_create(&s->thread, NULL, run, s);
     assert(!failed);
     (void)failed;
@@ -297,13 +269,9 @@ struct scrub *scrub_start(struct engine *engine, struct file_cache *cache,
 void scrub_stop(struct scrub *s)
 {
     if (!s) return;
-    mutex_lock(&s->mu);
-    s->stopping = true;
-    pthread_cond_signal(&s->wake);
-    mutex_unlock(&s->mu);
+    ticker_stop(&s->ticker);
     pthread_join(s->thread, NULL);
-    pthread_cond_destroy(&s->wake);
-    mutex_deinit(&s->mu);
+    ticker_deinit(&s->ticker);
     mem_free(s);
 }
 
