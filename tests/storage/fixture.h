@@ -77,6 +77,18 @@ static inline void test_file_copy(const char *from_dir, const char *from, const 
     close(out);
 }
 
+/* A new directory with the files of this moment: what kill -9 would leave. */
+static inline char *test_dir_copy(const char *from)
+{
+    char *to = test_dir_new();
+    DIR *dir = opendir(from);
+    assert_non_null(dir);
+    for (struct dirent *d; (d = readdir(dir));)
+        if (d->d_type == DT_REG) test_file_copy(from, d->d_name, to, d->d_name);
+    closedir(dir);
+    return to;
+}
+
 /* Ask again and again until it is true; false after ten seconds. */
 static inline bool test_until(bool (*done)(void *ctx), void *ctx)
 {

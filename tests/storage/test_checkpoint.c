@@ -1,6 +1,5 @@
 /* The file is always exactly one checkpoint, whatever stops or fails. */
-#include "tests/storage/faults.h"
-#include "tests/storage/model.h"
+#include "tests/storage/kills.h"
 
 #include <pthread.h>
 #include <signal.h>
@@ -185,54 +184,21 @@ static void a_checkpoint_gives_private_pages_back(void **state)
 
 /* ---- kill -9 ---- */
 
-static struct {
-    const struct model *model;
-    char why[300];
-    int bad_call, images, with_ckpt;
-} killed;
-
-static void *open_image(void *arg)
-{
-    (void)arg;
-    char why[300];
-    if (!model_matches_dir(image_fd, killed.model, why) && killed.bad_call < 0) {
-        killed.bad_call = killed.images;
-        memcpy(killed.why, why, sizeof why);
-    }
-    return NULL;
-}
-
-/* What a kill before this call would leave, opened: on a thread of its own, which holds no lock. */
-static void check_image(int call)
-{
-    (void)call;
-    pthread_t thread;
-    take_image();
-    killed.with_ckpt += file_exists(image_fd, "db.ckpt");
-    assert_int_equal(pthread_create(&thread, NULL, open_image, NULL), 0);
-    pthread_join(thread, NULL);
-    killed.images++;
-}
-
 static void a_kill_before_any_system_call_of_a_checkpoint_loses_nothing(void **state)
 {
     (void)state;
     struct database *db = busy_database();
-    killed.model = &m;
-    killed.bad_call = -1;
-    killed.images = killed.with_ckpt = 0;
+    kills_begin(&m, "db.ckpt");
     for (uint32_t round = 0; round < 4; round++) {
-        faults_arm(FAULT_ANY, -1, 0);
-        faults.before = check_image;
+        kills_watch();
         enum err_code rc = round == 3 ? checkpoint_close(db, &err) : checkpoint_run(db, &err);
-        faults_disarm();
+        kills_end();
         assert_int_equal(rc, ERR_OK);
-        if (killed.bad_call >= 0) fail_msg("before call %d: %s", killed.bad_call, killed.why);
         model_put(db, &m, round * 9, round * 9 + 20, round + 5);
         model_delete(db, &m, round * 7, round * 7 + 3);
     }
-    assert_true(killed.images > 40);
-    assert_true(killed.with_ckpt > 8);
+    assert_true(kills.images > 40);
+    assert_true(kills.with_file > 8);
     model_close(db);
 }
 

@@ -1,6 +1,5 @@
 /* Compaction: smaller, the same rows with the same versions, whatever happens meanwhile. */
-#include "tests/storage/faults.h"
-#include "tests/storage/model.h"
+#include "tests/storage/kills.h"
 
 #include <pthread.h>
 
@@ -222,62 +221,22 @@ static void what_is_written_during_the_copy_is_caught_up_with(void **state)
 
 /* ---- kill -9, failures ---- */
 
-static struct {
-    char why[300];
-    int bad_call, images, with_new;
-} killed;
-
-static void *open_image(void *arg)
-{
-    (void)arg;
-    char why[300];
-    struct err bad;
-    /* Not model_close(), which waits for readers: the compaction under test is one. */
-    struct database *db;
-    bool good = model_try_open(image_fd, false, &db, &bad) == ERR_OK;
-    if (good) {
-        good = model_matches(db, &m, why);
-        database_free(db);
-    } else {
-        memcpy(why, bad.msg, sizeof why);
-    }
-    if (!good && killed.bad_call < 0) {
-        killed.bad_call = killed.images;
-        memcpy(killed.why, why, sizeof why);
-    }
-    return NULL;
-}
-
-static void check_image(int call)
-{
-    (void)call;
-    pthread_t thread;
-    take_image();
-    killed.with_new += file_exists(image_fd, "db.new");
-    assert_int_equal(pthread_create(&thread, NULL, open_image, NULL), 0);
-    pthread_join(thread, NULL);
-    killed.images++;
-}
-
 static void a_kill_before_any_system_call_of_it_loses_nothing(void **state)
 {
     (void)state;
     struct database *db = wasteful_database();
-    killed.bad_call = -1;
-    killed.images = killed.with_new = 0;
+    kills_begin(&m, "db.new");
     for (uint32_t round = 0; round < 3; round++) {
         struct compact_result result;
-        faults_arm(FAULT_ANY, -1, 0);
-        faults.before = check_image;
+        kills_watch();
         enum err_code rc = compact_run(db, &at_once, &result, &err);
-        faults_disarm();
+        kills_end();
         if (rc) fail_msg("%s", err.msg);
-        if (killed.bad_call >= 0) fail_msg("before call %d: %s", killed.bad_call, killed.why);
         model_put(db, &m, round * 9, round * 9 + 20, round + 5);
         model_delete(db, &m, round * 7, round * 7 + 3);
     }
-    assert_true(killed.images > 30);
-    assert_true(killed.with_new > 20);
+    assert_true(kills.images > 30);
+    assert_true(kills.with_file > 20);
     model_close(db);
 }
 

@@ -15,15 +15,20 @@ static size_t count_files(const char *dir, const char *prefix)
     return count;
 }
 
+static struct service *open_with_few_files(const char *dir)
+{
+    struct service_options options = test_options(dir);
+    options.max_open_files = 5;
+    struct service *svc = NULL;
+    CHECK_OK(service_open(&options, &svc, &err));
+    return svc;
+}
+
 static void a_database_may_be_closed_and_opened_for_one_write_any_number_of_times(void **state)
 {
     (void)state;
-    char *dir = test_dir_new();
-    struct service_options options = test_options(dir);
-    options.max_open_files = 5;
-    struct service *svc;
-    CHECK_OK(service_open(&options, &svc, &err));
-    char name[16];
+    char *dir = test_dir_new(), name[16];
+    struct service *svc = open_with_few_files(dir);
     for (int i = 0; i < 6; i++) {
         snprintf(name, sizeof name, "d%d", i);
         test_create(svc, name, 2, METRIC_EUCLIDEAN);
@@ -45,7 +50,7 @@ static void a_database_may_be_closed_and_opened_for_one_write_any_number_of_time
 static void starts_that_end_in_kills_leave_a_log_that_takes_writes(void **state)
 {
     (void)state;
-    char *dir = test_dir_new(), *image = test_dir_new();
+    char *dir = test_dir_new();
     struct service *svc = test_service_open(dir);
     test_create(svc, "a", 2, METRIC_EUCLIDEAN);
     for (uint64_t kill = 0; kill < 100; kill++) {
@@ -53,33 +58,22 @@ static void starts_that_end_in_kills_leave_a_log_that_takes_writes(void **state)
         test_put_number(db, kill, 1);
         assert_int_equal(test_count(db), kill + 1);
         service_release(db);
-        /* The files of this moment are what the next start finds. */
-        DIR *d = opendir(dir);
-        assert_non_null(d);
-        for (struct dirent *e; (e = readdir(d));)
-            if (e->d_type == DT_REG) test_file_copy(dir, e->d_name, image, e->d_name);
-        closedir(d);
+        char *image = test_dir_copy(dir);
         test_service_close(svc);
         test_dir_remove(dir);
         dir = image;
-        image = test_dir_new();
         svc = test_service_open(dir);
     }
     assert_true(count_files(dir, "a.wal.") < 40);
     test_service_close(svc);
     test_dir_remove(dir);
-    test_dir_remove(image);
 }
 
 static void a_closed_database_that_could_not_be_dropped_is_flushed_by_a_stop(void **state)
 {
     (void)state;
-    char *dir = test_dir_new();
-    struct service_options options = test_options(dir);
-    options.max_open_files = 5;
-    struct service *svc;
-    CHECK_OK(service_open(&options, &svc, &err));
-    char name[16];
+    char *dir = test_dir_new(), name[16];
+    struct service *svc = open_with_few_files(dir);
     for (int i = 0; i < 8; i++) { /* the first are closed again, with a log */
         snprintf(name, sizeof name, "d%d", i);
         test_create(svc, name, 2, METRIC_EUCLIDEAN);

@@ -194,18 +194,6 @@ static void a_reader_does_not_wait_for_the_checkpoint_of_an_eviction(void **stat
     assert_false(test_info(reader.fx->svc, name_of(0)).open);
 }
 
-/* As kill -9 would leave it: the counts follow from the logs. */
-static char *copy_of_all(const char *from)
-{
-    char *to = test_dir_new();
-    DIR *dir = opendir(from);
-    assert_non_null(dir);
-    for (struct dirent *d; (d = readdir(dir));)
-        if (d->d_type == DT_REG) test_file_copy(from, d->d_name, to, d->d_name);
-    closedir(dir);
-    return to;
-}
-
 static void a_list_names_what_cannot_be_opened_now(void **state)
 {
     struct fixture *fx = *state;
@@ -213,7 +201,7 @@ static void a_list_names_what_cannot_be_opened_now(void **state)
     for (unsigned i = 0; i < 3; i++)
         fill_with_a_long_log(fx, name_of(i));
     char *old_dir = fx->dir;
-    fx->dir = copy_of_all(old_dir);
+    fx->dir = test_dir_copy(old_dir); /* the counts follow from the logs */
     test_service_close(fx->svc);
     test_dir_remove(old_dir);
 
