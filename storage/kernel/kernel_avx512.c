@@ -4,8 +4,8 @@
 
 #include <immintrin.h>
 
-#include "storage/kernel/kernel.h"
 #include "storage/kernel/kernel_lanes.h"
+#include "storage/kernel/kernel_parts.h"
 
 struct sums {
     __m512d all;
@@ -87,6 +87,34 @@ static double dot_norm(const float *a, const float *b, size_t dimension, double 
     return fold(&ab);
 }
 
+static void dot_rows(const float *query, const float *const *rows, size_t count, size_t dimension,
+                     double *out)
+{
+    for (size_t i = 0; i < count; i++)
+        out[i] = dot(query, rows[i], dimension);
+}
+
+static void l2sq_rows(const float *query, const float *const *rows, size_t count, size_t dimension,
+                      double *out)
+{
+    for (size_t i = 0; i < count; i++)
+        out[i] = l2sq(query, rows[i], dimension);
+}
+
+static void l1_rows(const float *query, const float *const *rows, size_t count, size_t dimension,
+                    double *out)
+{
+    for (size_t i = 0; i < count; i++)
+        out[i] = l1(query, rows[i], dimension);
+}
+
+static void dot_norm_rows(const float *query, const float *const *rows, size_t count,
+                          size_t dimension, double *out, double *norm2)
+{
+    for (size_t i = 0; i < count; i++)
+        out[i] = dot_norm(query, rows[i], dimension, norm2 + i);
+}
+
 static bool supported(void)
 {
     return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq");
@@ -99,6 +127,17 @@ const struct kernel_set kernel_avx512 = {
     .l2sq = l2sq,
     .l1 = l1,
     .dot_norm = dot_norm,
+    .dot_rows = dot_rows,
+    .l2sq_rows = l2sq_rows,
+    .l1_rows = l1_rows,
+    .dot_norm_rows = dot_norm_rows,
+    .dot_u8s8 = scalar_dot_u8s8,
+    .dot_u1s8 = scalar_dot_u1s8,
+    .dot_f32 = scalar_dot_f32,
+    .l2sq_f32 = scalar_l2sq_f32,
+    .l1_f32 = scalar_l1_f32,
+    .pool_offer = scalar_pool_offer,
+    .hadamard = scalar_hadamard,
 };
 
 #else

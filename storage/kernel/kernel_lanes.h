@@ -1,5 +1,5 @@
 /*
- * kernel_lanes.h - what the kernels share: the three terms by name, and the ends of a vector.
+ * kernel_lanes.h - what the kernels share: the terms by name, the ends of a vector, the factor.
  *
  * Private to storage/kernel.  Everything is static and forced inline: the files that include this
  * are compiled for different CPUs, and no function may be shared between them by the linker.
@@ -7,6 +7,7 @@
 #ifndef STORAGE_KERNEL_KERNEL_LANES_H
 #define STORAGE_KERNEL_KERNEL_LANES_H
 
+#include <math.h>
 #include <stddef.h>
 
 #define KERNEL_INLINE static inline __attribute__((always_inline))
@@ -22,6 +23,12 @@ KERNEL_INLINE void kernel_pad(float block[KERNEL_LANES], const float *from, size
 {
     for (size_t i = 0; i < KERNEL_LANES; i++)
         block[i] = i < count ? from[i] : 0.0f;
+}
+
+/* Both operations round correctly, so every machine gets the same factor. */
+KERNEL_INLINE float kernel_hadamard_scale(size_t n)
+{
+    return (float)(1 / sqrt((double)n));
 }
 
 /* The order of the last additions is part of the contract (kernel.h). */
