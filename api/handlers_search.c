@@ -57,7 +57,7 @@ static enum err_code run(struct api_app *app, struct api_request *req, struct da
         search->query.vector = row.vector;
         search->query.exclude = &search->id;
     }
-    if (!rc) rc = reader_search(&r, &search->query, req->may_block, hits, &count, err);
+    if (!rc) rc = reader_search(&r, &search->query, req->may_block, hits, &count, NULL, err);
     *took_ns = clock_ns() - begun;
     if (!rc) {
         put_hits(out, hits, count, &format);

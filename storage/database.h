@@ -105,6 +105,12 @@ MUST_CHECK enum err_code reader_list(struct reader *r, const struct vector_id *a
                                      const char *prefix, size_t prefix_bytes, size_t limit,
                                      reader_row_fn *fn, void *ctx, bool *more, struct err *err);
 
+/* How a search was answered. */
+enum search_strategy { SEARCH_EXACT, SEARCH_GRAPH, SEARCH_FILTERED_GRAPH, SEARCH_STRATEGY_COUNT };
+const char *search_strategy_name(enum search_strategy s); /* "exact", "graph", "filtered_graph" */
+
+struct filter;
+
 struct search_query {
     const float *vector; /* `dimension` finite floats                      */
     size_t top_k;        /* 1 .. 10000                                     */
@@ -114,6 +120,17 @@ struct search_query {
     bool has_max_distance;
     double max_distance;
     const struct vector_id *exclude; /* may be NULL */
+    const struct filter *filter;     /* storage/filter/filter.h; may be NULL */
+
+    /* How hard to look.  `exact` scans; else `ef` (0: not given) is the number of candidates by
+     * hand; else it is chosen for the `recall` (0: 0.95) that is wanted, from what was measured on
+     * the rows of this database. */
+    bool exact;
+    uint32_t ef;
+    double recall;   /* 0, or 0.5 .. 1; 1 is exact                                            */
+    bool no_rescore; /* order the results by codes, not by rows: distances are exact still    */
+    double
+        oversampling; /* candidates that are compared as rows, times top_k; 0: chosen, 1 .. 100 */
 };
 
 struct search_hit {
@@ -122,11 +139,29 @@ struct search_hit {
     double score;    /* higher is nearer: cos, 1/(1+L2), dot, 1/(1+L1)                       */
 };
 
-/* Exact: the nearest rows of this snapshot by (distance, id), distances in float64, the same on
- * every machine.  `hits` has room for top_k.  ERR_WOULD_COMPUTE when the scan is long. */
+/* What a search did, for "strategy", "explain" and statistics. */
+struct search_report {
+    enum search_strategy strategy;
+    char plan[160];          /* one line: what was chosen, and why                              */
+    uint32_t ef;             /* 0 when exact                                                    */
+    uint64_t allowed;        /* rows that the filter lets through; UINT64_MAX: not counted      */
+    uint64_t visited;        /* nodes of the graph whose links were followed                    */
+    uint64_t code_distances; /* computed on codes                                               */
+    uint64_t row_distances;  /* computed on rows                                                */
+    uint64_t unlinked;       /* rows not in the graph yet, compared one by one                  */
+    double expected_recall;  /* 1 when exact; 0: not measured yet                               */
+    uint64_t filter_ns, graph_ns, unlinked_ns, rescore_ns, read_ns;
+};
+
+/* The nearest rows of this snapshot by (distance, id), distances in float64, the same on every
+ * machine.  top_k of them, or all that there are (that match the filter): never fewer.  Which rows
+ * are found is exact (`exact`, few rows, few matches) or meets the recall that was asked for.
+ * `hits` has room for top_k; `report` may be NULL.
+ * ERR_WOULD_COMPUTE when it takes long; ERR_INVALID_REQUEST, ERR_INVALID_VECTOR, ERR_NOMEM,
+ * ERR_CORRUPT. */
 MUST_CHECK enum err_code reader_search(struct reader *r, const struct search_query *query,
                                        bool may_block, struct search_hit *hits, size_t *count,
-                                       struct err *err);
+                                       struct search_report *report, struct err *err);
 
 /* What a compaction did (service_compact()). */
 struct compact_result {

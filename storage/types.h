@@ -25,12 +25,35 @@ enum durability { DURABILITY_SYNCED, DURABILITY_PERIODIC, DURABILITY_COUNT };
 const char *durability_name(enum durability d);
 bool durability_parse(const char *text, size_t len, enum durability *out);
 
+/* How the vectors of a database are searched. */
+enum index_kind {
+    INDEX_AUTO,  /* exactly while that is quick, by a graph from some thousands of rows on */
+    INDEX_GRAPH, /* by a graph from a few hundred rows on                                  */
+    INDEX_FLAT,  /* always exactly                                                         */
+    INDEX_KIND_COUNT
+};
+/* What the graph is navigated on; rows that are returned are always compared as float32. */
+enum quantization {
+    QUANTIZATION_AUTO, /* int8 if the data allow it, else float32 */
+    QUANTIZATION_NONE, /* float32 */
+    QUANTIZATION_INT8,
+    QUANTIZATION_BINARY, /* one bit a number */
+    QUANTIZATION_COUNT
+};
+struct index_options {
+    enum index_kind kind;
+    enum quantization quantization;
+    uint32_t m;               /* half of the links of a node; 4 .. 64, 0: the default, 16 */
+    uint32_t ef_construction; /* candidates when a node is linked; 8 .. 2000, 0: the default */
+};
+
 /* What a database is: fixed at creation (options may change, step by step). */
 struct schema {
     uint32_t dimension; /* 1 .. DIMENSION_MAX                                             */
     enum metric metric;
     enum durability durability;
     uint64_t initial_capacity; /* rows; a hint for growth                                 */
+    struct index_options index;
     /* JSON object text of the options that storage does not read itself (index, quantization,
      * description, ...), or NULL; owned by the schema when it was returned, borrowed when given */
     char *options;

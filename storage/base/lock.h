@@ -14,6 +14,8 @@
 
 enum lock_rank {
     LOCK_COMPACT = 1, /* compact.c: one compaction of a database at a time; held all along       */
+    LOCK_INDEX,       /* vector_index.h: one owner of a database's graph at a time; held for a batch
+                         of work, never by a request                                             */
     LOCK_CATALOG,     /* catalog.c: appends to the catalog file; held across its fsync           */
     LOCK_FLUSH,       /* flusher.c: one whole flush at a time; held across it, taken by no request
                          but a flush                                                              */

@@ -165,10 +165,14 @@ static enum err_code scan(struct reader *r, const struct distance *d,
 }
 
 enum err_code reader_search(struct reader *r, const struct search_query *q, bool may_block,
-                            struct search_hit *hits, size_t *count, struct err *err)
+                            struct search_hit *hits, size_t *count, struct search_report *report,
+                            struct err *err)
 {
     struct database *db = r->db;
     *count = 0;
+    if (report)
+        *report = (struct search_report){
+            .strategy = SEARCH_EXACT, .allowed = UINT64_MAX, .expected_recall = 1};
     enum err_code rc = database_check_readable(db, err);
     if (rc) return rc;
     if (q->top_k < 1 || q->top_k > RESULTS_MAX || q->offset > RESULTS_MAX - q->top_k)

@@ -119,7 +119,7 @@ static void check_reader(struct reader *r, const struct rows *rows)
     assert_int_equal(reader_count(r), rows->count);
     float zero[2] = {0, 0};
     struct search_query query = {.vector = zero, .top_k = IDS};
-    CHECK_OK(reader_search(r, &query, true, hits, &hit_count, &err));
+    CHECK_OK(reader_search(r, &query, true, hits, &hit_count, NULL, &err));
     assert_int_equal(hit_count, rows->count);
     for (size_t i = 0; i < hit_count; i++)
         assert_true(hits[i].row.vector[0] == rows->first[hits[i].row.id.number]);

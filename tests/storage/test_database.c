@@ -384,7 +384,7 @@ static bool all_right_or_refused(struct service *svc)
     size_t count;
     float query[30] = {0};
     struct search_query q = {.vector = query, .top_k = 100};
-    rc = reader_search(&r, &q, true, hits, &count, &err);
+    rc = reader_search(&r, &q, true, hits, &count, NULL, &err);
     if (rc)
         refused = true;
     else

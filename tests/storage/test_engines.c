@@ -645,7 +645,7 @@ static size_t search_all(struct reader *r, const float *vector, struct search_hi
     struct err err;
     size_t count;
     struct search_query q = {.vector = vector, .top_k = 100};
-    CHECK_OK(reader_search(r, &q, true, hits, &count, &err));
+    CHECK_OK(reader_search(r, &q, true, hits, &count, NULL, &err));
     return count;
 }
 

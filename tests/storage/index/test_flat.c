@@ -81,7 +81,7 @@ static size_t search(struct database *db, const struct search_query *q, struct r
     struct err err;
     size_t count;
     reader_begin(db, r);
-    CHECK_OK(reader_search(r, q, true, hits, &count, &err));
+    CHECK_OK(reader_search(r, q, true, hits, &count, NULL, &err));
     assert_true(count <= q->top_k);
     return count;
 }
@@ -239,10 +239,10 @@ static void offset_and_top_k_page_through_all_rows(void **state)
     for (int i = 0; i < 4; i++) {
         struct search_query q = {
             .vector = (const float[]){0, 0}, .top_k = refused[i][0], .offset = refused[i][1]};
-        assert_int_equal(reader_search(&r, &q, true, hits, &count, &err), ERR_INVALID_REQUEST);
+        assert_int_equal(reader_search(&r, &q, true, hits, &count, NULL, &err), ERR_INVALID_REQUEST);
     }
     struct search_query q = {.vector = (const float[]){0, NAN}, .top_k = 1};
-    assert_int_equal(reader_search(&r, &q, true, hits, &count, &err), ERR_INVALID_VECTOR);
+    assert_int_equal(reader_search(&r, &q, true, hits, &count, NULL, &err), ERR_INVALID_VECTOR);
     reader_end(&r);
     service_release(db);
 }
@@ -428,10 +428,10 @@ static void a_long_scan_is_left_to_who_may_block(void **state)
         struct reader r;
         size_t count;
         reader_begin(db, &r);
-        enum err_code rc = reader_search(&r, &q, false, hits, &count, &err);
+        enum err_code rc = reader_search(&r, &q, false, hits, &count, NULL, &err);
         assert_int_equal(rc, i < 6 ? ERR_OK : ERR_WOULD_COMPUTE);
         if (!rc) assert_int_equal(count, i + 1);
-        CHECK_OK(reader_search(&r, &q, true, hits, &count, &err));
+        CHECK_OK(reader_search(&r, &q, true, hits, &count, NULL, &err));
         assert_int_equal(count, i + 1);
         reader_end(&r);
     }
