@@ -49,16 +49,20 @@ struct codec {
     uint32_t code_bytes;
     uint32_t cell_bytes;
     const struct kernel_set *kernels;
-    float *mean;   /* `dimension`, owned; NULL for CODEC_FLOAT32 */
+    float gain;    /* rows are multiplied by it, so that squares stay in range */
+    float *mean;   /* `dimension`, owned; of rows times gain; NULL for CODEC_FLOAT32 */
     int8_t *signs; /* of the rotation: CODEC_ROTATIONS * dimension, owned; from a fixed seed */
     _Atomic float *reach2; /* largest |x|^2 of METRIC_DOT_PRODUCT; owned */
 };
 enum { CODEC_ROTATIONS = 4 };
 
-/* `mean` (`dimension` floats, copied) is not used by CODEC_FLOAT32 and may then be NULL. ERR_NOMEM.
- */
+/* `mean` (`dimension` floats, copied): of the rows as they are coded, that is times `gain`, or
+ * under cosine divided by their norms (gain is 1 then).  CODEC_FLOAT32 does not use it; NULL:
+ * zeros. A good gain is 1 / (the root mean square of the rows' distances from their mean); 0: 1.
+ * ERR_NOMEM. */
 MUST_CHECK enum err_code codec_init(struct codec *c, enum codec_kind kind, enum metric metric,
-                                    uint32_t dimension, const float *mean, struct err *err);
+                                    uint32_t dimension, float gain, const float *mean,
+                                    struct err *err);
 void codec_deinit(struct codec *c);
 
 /* Code a row into `cell` (cell_bytes, 64-byte aligned).  False: it has no place in a graph (a zero

@@ -45,6 +45,9 @@ struct graph_arena {
     uint32_t capacity;                          /* nodes                        */
     void (*release)(struct graph_arena *arena); /* unmap and free; called when no reader is left */
     void *owner;                                /* for release */
+    /* One bit for each group of nodes whose cells or links changed since they were written out: set
+     * by linkers, taken by whoever writes.  Made and freed by graph.c, which carries them over. */
+    _Atomic uint64_t *dirty_cells, *dirty_links;
 };
 
 /* Entry points: constant, replaced as a whole. */
@@ -58,7 +61,8 @@ struct graph_options {
     enum codec_kind codec;
     uint32_t m;               /* degree = 2 m - 2; 0: 16      */
     uint32_t ef_construction; /* 0: 200                       */
-    const float *mean;        /* `dimension`; may be NULL for CODEC_FLOAT32 */
+    float gain;               /* 0: 1; codec_init() */
+    const float *mean;        /* `dimension`; codec_init() */
 };
 
 struct graph {
@@ -70,9 +74,6 @@ struct graph {
     _Atomic(struct graph_pivots *) pivots;
     _Atomic uint32_t node_count;   /* nodes below this may be part of the graph */
     _Atomic uint32_t linked_count; /* that are */
-    /* One bit for each group of nodes whose cells or links changed since they were written out; set
-     * by linkers, taken by whoever writes.  As long as the arena. */
-    _Atomic uint64_t *dirty_cells, *dirty_links;
 };
 
 /* An empty graph without room.  ERR_NOMEM. */
