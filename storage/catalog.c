@@ -13,6 +13,7 @@
 #include "storage/base/log.h"
 #include "storage/base/mem.h"
 #include "storage/format.h"
+#include "storage/manifest.h"
 
 #define CATALOG_NAME     ".catalog"
 #define CATALOG_NEW_NAME ".catalog.new"
@@ -36,10 +37,10 @@ static void add_record(struct buf *out, enum catalog_type type, const struct cat
 {
     static const char zeros[8];
     size_t name_bytes = e ? strlen(e->name) : 0;
-    size_t options_bytes = e && e->schema.options ? strlen(e->schema.options) : 0;
+    struct disk_schema schema = e ? disk_schema_of(&e->schema) : (struct disk_schema){0};
     struct disk_catalog_record r = {
         .type = type, .name_bytes = (uint32_t)name_bytes, .format_version = FORMAT_VERSION};
-    size_t bytes = (sizeof r + name_bytes + options_bytes + 7) & ~(size_t)7;
+    size_t bytes = (sizeof r + name_bytes + schema.options_bytes + 7) & ~(size_t)7;
     r.bytes = (uint32_t)bytes;
     if (e) {
         memcpy(r.uuid, e->uuid, sizeof r.uuid);
@@ -48,19 +49,13 @@ static void add_record(struct buf *out, enum catalog_type type, const struct cat
         r.file_bytes = e->file_bytes;
         r.last_lsn = e->last_lsn;
         r.flags = e->counts_known ? CATALOG_COUNTS_KNOWN : 0;
-        r.schema = (struct disk_schema){
-            .dimension = e->schema.dimension,
-            .metric = e->schema.metric,
-            .durability = e->schema.durability,
-            .options_bytes = (uint32_t)options_bytes,
-            .initial_capacity = e->schema.initial_capacity,
-        };
+        r.schema = schema;
     }
     size_t start = out->len;
     buf_add(out, &r, sizeof r);
     if (e) buf_add(out, e->name, name_bytes);
-    if (options_bytes) buf_add(out, e->schema.options, options_bytes);
-    buf_add(out, zeros, bytes - sizeof r - name_bytes - options_bytes);
+    if (schema.options_bytes) buf_add(out, e->schema.options, schema.options_bytes);
+    buf_add(out, zeros, bytes - sizeof r - name_bytes - schema.options_bytes);
     if (out->failed) return;
     uint32_t crc = crc32c(0, out->data + start + sizeof r.crc, bytes - sizeof r.crc);
     memcpy(out->data + start, &crc, sizeof crc);
@@ -68,22 +63,17 @@ static void add_record(struct buf *out, enum catalog_type type, const struct cat
 
 /* ---- reading ---- */
 
-static bool schema_is_sane(const struct disk_schema *s)
-{
-    return s->dimension >= 1 && s->dimension <= DIMENSION_MAX && s->metric < METRIC_COUNT &&
-           s->durability < DURABILITY_COUNT && s->options_bytes <= OPTIONS_BYTES_MAX;
-}
-
 /* The head of the record at `at`, or false: the end, or damage. */
 static bool check(const char *bytes, uint64_t size, uint64_t at, struct disk_catalog_record *r)
 {
     if (size - at < sizeof *r) return false;
     memcpy(r, bytes + at, sizeof *r);
     uint64_t texts = (uint64_t)r->name_bytes + r->schema.options_bytes;
+    struct schema schema;
     return r->bytes >= sizeof *r && r->bytes <= size - at && r->bytes % 8 == 0 &&
            texts <= r->bytes - sizeof *r && r->name_bytes <= NAME_BYTES_MAX &&
            r->format_version == FORMAT_VERSION &&
-           (r->type != CATALOG_DATABASE || schema_is_sane(&r->schema)) &&
+           (r->type != CATALOG_DATABASE || disk_schema_read(&r->schema, &schema)) &&
            crc32c(0, bytes + at + sizeof r->crc, r->bytes - sizeof r->crc) == r->crc;
 }
 
@@ -93,10 +83,6 @@ static void parse(const char *record, struct catalog_entry *e)
     struct disk_catalog_record r;
     memcpy(&r, record, sizeof r);
     *e = (struct catalog_entry){
-        .schema = {.dimension = r.schema.dimension,
-                   .metric = r.schema.metric,
-                   .durability = r.schema.durability,
-                   .initial_capacity = r.schema.initial_capacity},
         .live_count = r.live_count,
         .dead_count = r.dead_count,
         .file_bytes = r.file_bytes,
@@ -104,6 +90,8 @@ static void parse(const char *record, struct catalog_entry *e)
         .counts_known = r.flags & CATALOG_COUNTS_KNOWN,
         .dropped = r.type == CATALOG_DROPPED,
     };
+    /* A tombstone has none. */
+    if (!disk_schema_read(&r.schema, &e->schema)) e->schema = (struct schema){0};
     memcpy(e->uuid, r.uuid, sizeof e->uuid);
     memcpy(e->name, record + sizeof r, r.name_bytes);
     if (r.schema.options_bytes) {

@@ -78,8 +78,12 @@ struct disk_schema {
     uint32_t durability;
     uint32_t options_bytes; /* JSON text behind this struct */
     uint64_t initial_capacity;
+    uint32_t index_kind;
+    uint32_t quantization;
+    uint32_t m;               /* 0: the default */
+    uint32_t ef_construction; /* 0: the default */
 };
-static_assert(sizeof(struct disk_schema) == 24, "schema");
+static_assert(sizeof(struct disk_schema) == 40, "schema");
 
 /* record "counts" */
 struct disk_counts {
@@ -264,6 +268,6 @@ struct disk_catalog_record {
     uint32_t format_version;   /* again, and here with a checksum */
     struct disk_schema schema; /* then the name, the options' text, and padding to 8 */
 };
-static_assert(sizeof(struct disk_catalog_record) == 96, "catalog record");
+static_assert(sizeof(struct disk_catalog_record) == 112, "catalog record");
 
 #endif

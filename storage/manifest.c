@@ -15,6 +15,40 @@ void manifest_deinit(struct manifest *m)
     m->schema.options = NULL;
 }
 
+struct disk_schema disk_schema_of(const struct schema *schema)
+{
+    return (struct disk_schema){
+        .dimension = schema->dimension,
+        .metric = schema->metric,
+        .durability = schema->durability,
+        .options_bytes = schema->options ? (uint32_t)strlen(schema->options) : 0,
+        .initial_capacity = schema->initial_capacity,
+        .index_kind = schema->index.kind,
+        .quantization = schema->index.quantization,
+        .m = schema->index.m,
+        .ef_construction = schema->index.ef_construction,
+    };
+}
+
+bool disk_schema_read(const struct disk_schema *s, struct schema *schema)
+{
+    if (s->dimension < 1 || s->dimension > DIMENSION_MAX || s->metric >= METRIC_COUNT ||
+        s->durability >= DURABILITY_COUNT || s->options_bytes > OPTIONS_BYTES_MAX ||
+        s->index_kind >= INDEX_KIND_COUNT || s->quantization >= QUANTIZATION_COUNT)
+        return false;
+    *schema = (struct schema){
+        .dimension = s->dimension,
+        .metric = s->metric,
+        .durability = s->durability,
+        .initial_capacity = s->initial_capacity,
+        .index = {.kind = s->index_kind,
+                  .quantization = s->quantization,
+                  .m = s->m,
+                  .ef_construction = s->ef_construction},
+    };
+    return index_options_are_sane(&schema->index);
+}
+
 /* ---- writing ---- */
 
 static void add_record(struct buf *out, const char *name, const void *head, size_t head_bytes,
@@ -41,15 +75,8 @@ void manifest_encode(struct jvdb_file *f, const struct schema *schema,
     size_t start = out->len;
     buf_add(out, &head, sizeof head);
 
-    size_t options_bytes = schema->options ? strlen(schema->options) : 0;
-    struct disk_schema s = {
-        .dimension = schema->dimension,
-        .metric = schema->metric,
-        .durability = schema->durability,
-        .options_bytes = (uint32_t)options_bytes,
-        .initial_capacity = schema->initial_capacity,
-    };
-    add_record(out, "schema", &s, sizeof s, schema->options, options_bytes);
+    struct disk_schema s = disk_schema_of(schema);
+    add_record(out, "schema", &s, sizeof s, schema->options, s.options_bytes);
     add_record(out, "counts", counts, sizeof *counts, NULL, 0);
 
     const struct jvdb_view *v = atomic_load_explicit(&f->view, memory_order_relaxed);
@@ -191,18 +218,12 @@ static bool parse_schema(struct cursor c, struct schema *schema)
     const void *p = take(&c, sizeof s);
     if (!p) return false;
     memcpy(&s, p, sizeof s);
-    if (s.dimension < 1 || s.dimension > DIMENSION_MAX || s.metric >= METRIC_COUNT ||
-        s.durability >= DURABILITY_COUNT || s.options_bytes > OPTIONS_BYTES_MAX)
-        return false;
+    struct schema read;
+    if (!disk_schema_read(&s, &read)) return false;
     const char *options = take(&c, s.options_bytes);
     if (!options) return false;
     mem_free(schema->options);
-    *schema = (struct schema){
-        .dimension = s.dimension,
-        .metric = s.metric,
-        .durability = s.durability,
-        .initial_capacity = s.initial_capacity,
-    };
+    *schema = read;
     if (s.options_bytes) {
         schema->options = mem_zalloc(s.options_bytes + 1);
         memcpy(schema->options, options, s.options_bytes);

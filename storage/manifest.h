@@ -20,6 +20,11 @@ struct manifest {
 void manifest_deinit(struct manifest *m);
 enum { MANIFEST_BYTES_MAX = 1 << 30 };
 
+/* A schema as manifest and catalog have it, without the text of its options; and back (options are
+ * NULL then).  False: it makes no sense. */
+struct disk_schema disk_schema_of(const struct schema *schema);
+MUST_CHECK bool disk_schema_read(const struct disk_schema *s, struct schema *schema);
+
 /* Append the manifest of the file as it is now to *out, padded to whole blocks; *sums_at is where
  * the checksums of REGION_SUMS' blocks go (sums_count words, zero for now): fill them in, then
  * superblock_make().  Under the writer lock. */

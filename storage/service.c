@@ -116,7 +116,9 @@ static bool same_schema(const struct schema *a, const struct schema *b)
 {
     const char *x = a->options ? a->options : "{}", *y = b->options ? b->options : "{}";
     return a->dimension == b->dimension && a->metric == b->metric &&
-           a->durability == b->durability && strcmp(x, y) == 0;
+           a->durability == b->durability && a->index.kind == b->index.kind &&
+           a->index.quantization == b->index.quantization && a->index.m == b->index.m &&
+           a->index.ef_construction == b->index.ef_construction && strcmp(x, y) == 0;
 }
 
 static enum err_code check_schema(const struct schema *schema, struct err *err)
@@ -125,6 +127,10 @@ static enum err_code check_schema(const struct schema *schema, struct err *err)
         return err_set(err, ERR_INVALID_REQUEST, "dimension must be 1 to %d", DIMENSION_MAX);
     if (schema->metric >= METRIC_COUNT || schema->durability >= DURABILITY_COUNT)
         return err_set(err, ERR_INVALID_REQUEST, "unknown distance metric or durability");
+    if (!index_options_are_sane(&schema->index))
+        return err_set(err, ERR_INVALID_REQUEST,
+                       "index: m must be %d to %d, ef_construction %d to %d", INDEX_M_MIN,
+                       INDEX_M_MAX, INDEX_EF_MIN, INDEX_EF_MAX);
     if (schema->options && strlen(schema->options) > OPTIONS_BYTES_MAX)
         return err_set(err, ERR_INVALID_REQUEST, "the options are longer than %d bytes",
                        OPTIONS_BYTES_MAX);

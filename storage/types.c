@@ -82,6 +82,18 @@ bool durability_parse(const char *text, size_t len, enum durability *out)
     return true;
 }
 
+static bool is_within(uint32_t value, uint32_t min, uint32_t max)
+{
+    return value == 0 || (value >= min && value <= max);
+}
+
+bool index_options_are_sane(const struct index_options *o)
+{
+    return o->kind < INDEX_KIND_COUNT && o->quantization < QUANTIZATION_COUNT &&
+           is_within(o->m, INDEX_M_MIN, INDEX_M_MAX) &&
+           is_within(o->ef_construction, INDEX_EF_MIN, INDEX_EF_MAX);
+}
+
 /* True for 0 and for digits without a leading zero that are at most 2^63 - 1. */
 static bool parse_canonical(const char *text, size_t len, uint64_t *number)
 {

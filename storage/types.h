@@ -40,12 +40,16 @@ enum quantization {
     QUANTIZATION_BINARY, /* one bit a number */
     QUANTIZATION_COUNT
 };
+enum { INDEX_M_MIN = 4, INDEX_M_MAX = 64, INDEX_EF_MIN = 8, INDEX_EF_MAX = 2000 };
 struct index_options {
     enum index_kind kind;
     enum quantization quantization;
-    uint32_t m;               /* half of the links of a node; 4 .. 64, 0: the default, 16 */
-    uint32_t ef_construction; /* candidates when a node is linked; 8 .. 2000, 0: the default */
+    uint32_t m;               /* half of the links of a node; INDEX_M_MIN .. INDEX_M_MAX, 0: 16 */
+    uint32_t ef_construction; /* candidates when a node is linked; INDEX_EF_MIN .. INDEX_EF_MAX,
+                                 0: the default */
 };
+/* Are all four within their bounds? */
+bool index_options_are_sane(const struct index_options *o);
 
 /* What a database is: fixed at creation (options may change, step by step). */
 struct schema {

@@ -28,7 +28,8 @@ SUPERBLOCK = fields("magic 0 4s, format_version 4 I, features_compat 8 Q, featur
 MANIFEST = fields("magic 0 4s, record_count 4 I, uuid 8 16s, generation 24 Q, lsn 32 Q, bytes 40 Q")
 MANIFEST_RECORD = fields("name 0 16s, flags 16 I, bytes 20 I")
 SCHEMA = fields("dimension 0 I, metric 4 I, durability 8 I, options_bytes 12 I,"
-                "initial_capacity 16 Q")
+                "initial_capacity 16 Q, index_kind 24 I, quantization 28 I, m 32 I,"
+                "ef_construction 36 I")
 COUNTS = fields("live_count 0 Q, dead_count 8 Q, next_id 16 Q, records_bytes 24 Q,"
                 "garbage_bytes 32 Q, slot_count 40 I, dead_first 44 I, dead_last 48 I,"
                 "index_root 52 I, index_levels 56 I, index_nodes 60 I")
@@ -54,7 +55,8 @@ CATALOG_HEADER = fields("magic 0 4s, format_version 4 I")
 CATALOG_RECORD = fields("crc 0 I, bytes 4 I, type 8 I, name_bytes 12 I, uuid 16 16s,"
                         "live_count 32 Q, dead_count 40 Q, file_bytes 48 Q, last_lsn 56 Q,"
                         "flags 64 I, format_version 68 I, dimension 72 I, metric 76 I,"
-                        "durability 80 I, options_bytes 84 I, initial_capacity 88 Q")
+                        "durability 80 I, options_bytes 84 I, initial_capacity 88 Q,"
+                        "index_kind 96 I, quantization 100 I, m 104 I, ef_construction 108 I")
 SIZE = {id(SLOT): 64, id(INDEX_NODE): BLOCK, id(INDEX_ENTRY): 24, id(RECORD): 32}
 
 
@@ -282,17 +284,17 @@ class Catalog(Bytes):
 
     def records(self):
         at, found = 8, []
-        while at + 96 <= len(self.data):
+        while at + 112 <= len(self.data):
             found.append(at)
             count = self.get(at, CATALOG_RECORD, "bytes")
-            if count < 96:
+            if count < 112:
                 break
             at += count
         return found
 
     def seal(self, records):
         for at in records:
-            end = min(at + max(self.get(at, CATALOG_RECORD, "bytes"), 96), len(self.data))
+            end = min(at + max(self.get(at, CATALOG_RECORD, "bytes"), 112), len(self.data))
             self.put_crc(at, CATALOG_RECORD, at + 4, end)
 
 

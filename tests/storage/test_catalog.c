@@ -41,7 +41,12 @@ static struct catalog_entry entry(int number)
     static char text[40];
     struct catalog_entry e = {
         .uuid = {(uint8_t)number, (uint8_t)(number >> 8), 7},
-        .schema = {.dimension = (uint32_t)number + 1, .metric = METRIC_MANHATTAN},
+        .schema = {.dimension = (uint32_t)number + 1,
+                   .metric = METRIC_MANHATTAN,
+                   .index = {.kind = (enum index_kind)(number % INDEX_KIND_COUNT),
+                             .quantization = (enum quantization)(number % QUANTIZATION_COUNT),
+                             .m = number % 2 ? 4 : 0,
+                             .ef_construction = 100 + (uint32_t)number}},
         .live_count = (uint64_t)number * 3,
         .last_lsn = (uint64_t)number * 5,
         .counts_known = true,
@@ -77,6 +82,7 @@ static int state_of(int number)
         if (seen[i].dropped) continue;
         assert_int_equal(seen[i].schema.dimension, want.schema.dimension);
         assert_int_equal(seen[i].schema.metric, want.schema.metric);
+        assert_memory_equal(&seen[i].schema.index, &want.schema.index, sizeof want.schema.index);
         assert_string_equal(options[i], want.schema.options ? want.schema.options : "");
     }
     return state;

@@ -85,6 +85,10 @@ static const struct field fields[] = {
     FIELD(disk_schema, durability),
     FIELD(disk_schema, options_bytes),
     FIELD(disk_schema, initial_capacity),
+    FIELD(disk_schema, index_kind),
+    FIELD(disk_schema, quantization),
+    FIELD(disk_schema, m),
+    FIELD(disk_schema, ef_construction),
     FIELD(disk_counts, live_count),
     FIELD(disk_counts, dead_count),
     FIELD(disk_counts, next_id),
@@ -309,7 +313,7 @@ static void the_dump_of_a_database_can_be_opened_and_read(void **state)
     struct err err;
     bool alike = true;
     int fd = -1;
-    write_dump("jvdb", "docs.jvdb", 102400);
+    write_dump("jvdb", "docs.jvdb", 86016);
     assert_int_equal(file_open(dir_fd, "docs.jvdb", O_RDWR, &fd), 0);
     assert_int_equal(superblock_read(fd, "docs.jvdb", &sb, &alike, &err), ERR_OK);
     assert_int_equal(jvdb_file_init(&file, dir_fd, "docs.jvdb", sb.uuid, 1, &err), ERR_OK);
@@ -392,7 +396,7 @@ static void check_entry(void *ctx, const struct catalog_entry *entry)
 static void the_dump_of_a_catalog_can_be_read(void **state)
 {
     (void)state;
-    write_dump("catalog", ".catalog", 208);
+    write_dump("catalog", ".catalog", 240);
     struct catalog *catalog = NULL;
     struct err err;
     bool was_clean = false, was_lost = true;

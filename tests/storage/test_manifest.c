@@ -16,6 +16,10 @@ static void make_file(void)
                                    .metric = METRIC_DOT_PRODUCT,
                                    .durability = DURABILITY_PERIODIC,
                                    .initial_capacity = 12345,
+                                   .index = {.kind = INDEX_GRAPH,
+                                             .quantization = QUANTIZATION_BINARY,
+                                             .m = 4,
+                                             .ef_construction = 2000},
                                    .options = (char *)(uintptr_t) "{\"description\":\"some\"}"};
     struct database_open_options options = {0};
     struct database_host host = {0};
@@ -136,6 +140,10 @@ static void what_was_encoded_is_read(void **state)
     assert_int_equal(m.schema.metric, METRIC_DOT_PRODUCT);
     assert_int_equal(m.schema.durability, DURABILITY_PERIODIC);
     assert_int_equal(m.schema.initial_capacity, 12345);
+    assert_int_equal(m.schema.index.kind, INDEX_GRAPH);
+    assert_int_equal(m.schema.index.quantization, QUANTIZATION_BINARY);
+    assert_int_equal(m.schema.index.m, 4);
+    assert_int_equal(m.schema.index.ef_construction, 2000);
     assert_string_equal(m.schema.options, "{\"description\":\"some\"}");
     assert_int_equal(m.counts.live_count, 899);
     assert_int_equal(m.counts.dead_count, 1);
@@ -360,6 +368,12 @@ static void a_lying_schema_is_refused(void **state)
     REFUSED(s->options_bytes, s->options_bytes + 1);
     REFUSED(s->options_bytes, OPTIONS_BYTES_MAX + 1);
     REFUSED(s->options_bytes, UINT32_MAX);
+    REFUSED(s->index_kind, INDEX_KIND_COUNT);
+    REFUSED(s->quantization, QUANTIZATION_COUNT);
+    REFUSED(s->m, INDEX_M_MIN - 1);
+    REFUSED(s->m, INDEX_M_MAX + 1);
+    REFUSED(s->ef_construction, INDEX_EF_MIN - 1);
+    REFUSED(s->ef_construction, INDEX_EF_MAX + 1);
 }
 
 static void lying_counts_are_refused(void **state)

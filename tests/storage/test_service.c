@@ -100,6 +100,7 @@ static void a_restart_gives_everything_back(void **state)
                                 .metric = (enum metric)(i % METRIC_COUNT),
                                 .durability = (enum durability)(i % 2),
                                 .initial_capacity = 7 + i,
+                                .index = {.kind = INDEX_FLAT, .m = 4 + i},
                                 .options = options};
         CHECK_OK(service_create(fx->svc, name, &schema, false, &created, &err));
         fill(fx, name, i * 50);
@@ -118,10 +119,36 @@ static void a_restart_gives_everything_back(void **state)
         assert_int_equal(info.schema.metric, i % METRIC_COUNT);
         assert_int_equal(info.schema.durability, i % 2);
         assert_int_equal(info.schema.initial_capacity, 7 + i);
+        assert_int_equal(info.schema.index.kind, INDEX_FLAT);
+        assert_int_equal(info.schema.index.m, 4 + i);
         assert_string_equal(info.schema.options, options);
         database_info_deinit(&info);
         check_filled(fx, name, i * 50);
     }
+}
+
+static void an_index_out_of_bounds_is_refused(void **state)
+{
+    struct fixture *fx = *state;
+    static const struct index_options bad[] = {
+        {.kind = INDEX_KIND_COUNT},
+        {.quantization = QUANTIZATION_COUNT},
+        {.m = INDEX_M_MIN - 1},
+        {.m = INDEX_M_MAX + 1},
+        {.ef_construction = INDEX_EF_MIN - 1},
+        {.ef_construction = INDEX_EF_MAX + 1},
+    };
+    struct err err;
+    bool created;
+    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
+        struct schema schema = {.dimension = 2, .index = bad[i]};
+        assert_int_equal(service_create(fx->svc, "a", &schema, false, &created, &err),
+                         ERR_INVALID_REQUEST);
+    }
+    struct schema schema = {.dimension = 2, .index = {.m = INDEX_M_MAX}};
+    CHECK_OK(service_create(fx->svc, "a", &schema, false, &created, &err));
+    schema.index.m = INDEX_M_MIN;
+    assert_int_equal(service_create(fx->svc, "a", &schema, true, &created, &err), ERR_CONFLICT);
 }
 
 static void after_a_clean_stop_nothing_is_replayed_and_no_lsn_is_skipped(void **state)
@@ -624,6 +651,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         TEST(a_restart_gives_everything_back),
+        TEST(an_index_out_of_bounds_is_refused),
         TEST(after_a_clean_stop_nothing_is_replayed_and_no_lsn_is_skipped),
         TEST(a_stop_without_writes_changes_no_file),
         TEST(after_a_kill_the_acknowledged_is_there_and_lsns_skip),
