@@ -92,10 +92,12 @@ $(FAULT_SHIM:%.c=$(O)/%.so): $(O)/%.so: %.c
 	@mkdir -p $(@D)
 	$(Q)$(CC) -std=c17 -D_GNU_SOURCE -O2 -g -Wall -Wextra -pthread -fPIC -shared -o $@ $< -ldl
 
-# One file per instruction set; storage/kernel/kernel.c decides at run time.
+# Each file is for one instruction set; storage/kernel/kernel.c decides at run time.
+# ("%o" stands for ".o" and "_codes.o" alike: "%" is never empty.)
 ifneq (,$(findstring x86_64,$(ARCH)))
-$(O)/storage/kernel/kernel_avx2.o:   CFLAGS += -mavx2
-$(O)/storage/kernel/kernel_avx512.o: CFLAGS += -mavx512f -mavx512dq
+$(O)/storage/kernel/kernel_avx2%o:       CFLAGS += -mavx2 -mfma
+$(O)/storage/kernel/kernel_avx512%o:     CFLAGS += -mavx512f -mavx512dq -mavx512bw -mavx512vl
+$(O)/storage/kernel/kernel_avx512vnni.o:  CFLAGS += -mavx512vnni
 endif
 # The OpenAPI document is embedded as it stands.
 $(O)/api/openapi.o: api/openapi.json

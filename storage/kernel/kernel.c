@@ -5,13 +5,11 @@
 
 const struct kernel_set *const kernel_sets[] = {
 #if defined(__x86_64__)
-    &kernel_avx512,
-    &kernel_avx2,
+    &kernel_avx512vnni, &kernel_avx512, &kernel_avx2,
 #elif defined(__aarch64__)
     &kernel_neon,
 #endif
-    &kernel_scalar,
-    NULL,
+    &kernel_scalar,     NULL,
 };
 
 const struct kernel_set *kernel_best(void)

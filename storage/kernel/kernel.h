@@ -90,6 +90,7 @@ struct kernel_set {
 extern const struct kernel_set kernel_scalar;
 extern const struct kernel_set kernel_avx2;
 extern const struct kernel_set kernel_avx512;
+extern const struct kernel_set kernel_avx512vnni;
 extern const struct kernel_set kernel_neon;
 
 extern const struct kernel_set *const kernel_sets[]; /* NULL-terminated, widest first */

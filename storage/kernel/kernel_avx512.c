@@ -1,5 +1,4 @@
-/* kernel_avx512.c - the distances with AVX-512: eight lanes in one register.  Compiled with
- * -mavx512f -mavx512dq. */
+/* kernel_avx512.c - the exact distances with AVX-512, eight lanes in one register; the tables. */
 #if defined(__x86_64__)
 
 #include <immintrin.h>
@@ -7,137 +6,80 @@
 #include "storage/kernel/kernel_lanes.h"
 #include "storage/kernel/kernel_parts.h"
 
+struct block {
+    __m512d all;
+};
+
 struct sums {
     __m512d all;
 };
+
+KERNEL_INLINE struct block block_of(const float *from)
+{
+    return (struct block){_mm512_cvtps_pd(_mm256_loadu_ps(from))};
+}
 
 KERNEL_INLINE struct sums zero(void)
 {
     return (struct sums){_mm512_setzero_pd()};
 }
 
-KERNEL_INLINE __m512d term_of(enum kernel_term term, __m512d x, __m512d y)
+KERNEL_INLINE void add(enum kernel_term term, struct sums *s, struct block x, struct block y)
 {
-    if (term == TERM_DOT) return _mm512_mul_pd(x, y);
-    const __m512d d = _mm512_sub_pd(x, y);
-    return term == TERM_L2SQ ? _mm512_mul_pd(d, d) : _mm512_abs_pd(d);
-}
-
-/* One block of eight elements. */
-KERNEL_INLINE void add(enum kernel_term term, struct sums *s, const float *a, const float *b)
-{
-    const __m512d x = _mm512_cvtps_pd(_mm256_loadu_ps(a));
-    const __m512d y = _mm512_cvtps_pd(_mm256_loadu_ps(b));
-    s->all = _mm512_add_pd(s->all, term_of(term, x, y));
+    __m512d value;
+    if (term == TERM_DOT) {
+        value = _mm512_mul_pd(x.all, y.all);
+    } else {
+        const __m512d d = _mm512_sub_pd(x.all, y.all);
+        value = term == TERM_L2SQ ? _mm512_mul_pd(d, d) : _mm512_abs_pd(d);
+    }
+    s->all = _mm512_add_pd(s->all, value);
 }
 
 KERNEL_INLINE double fold(const struct sums *s)
 {
-    double lanes[KERNEL_LANES];
-    _mm512_storeu_pd(lanes, s->all);
-    return kernel_fold(lanes);
+    const __m256d four =
+        _mm256_add_pd(_mm512_castpd512_pd256(s->all), _mm512_extractf64x4_pd(s->all, 1));
+    const __m128d two = _mm_add_pd(_mm256_castpd256_pd128(four), _mm256_extractf128_pd(four, 1));
+    return _mm_cvtsd_f64(two) + _mm_cvtsd_f64(_mm_unpackhi_pd(two, two));
 }
 
-KERNEL_INLINE double sum(enum kernel_term term, const float *a, const float *b, size_t n)
-{
-    struct sums s = zero();
-    size_t i = 0;
-    for (; i + KERNEL_LANES <= n; i += KERNEL_LANES)
-        add(term, &s, a + i, b + i);
-    if (i < n) {
-        float tail_a[KERNEL_LANES], tail_b[KERNEL_LANES];
-        kernel_pad(tail_a, a + i, n - i);
-        kernel_pad(tail_b, b + i, n - i);
-        add(term, &s, tail_a, tail_b);
-    }
-    return fold(&s);
-}
-
-static double dot(const float *a, const float *b, size_t dimension)
-{
-    return sum(TERM_DOT, a, b, dimension);
-}
-
-static double l2sq(const float *a, const float *b, size_t dimension)
-{
-    return sum(TERM_L2SQ, a, b, dimension);
-}
-
-static double l1(const float *a, const float *b, size_t dimension)
-{
-    return sum(TERM_L1, a, b, dimension);
-}
-
-static double dot_norm(const float *a, const float *b, size_t dimension, double *b_norm2)
-{
-    struct sums ab = zero(), bb = zero();
-    size_t i = 0;
-    for (; i + KERNEL_LANES <= dimension; i += KERNEL_LANES) {
-        add(TERM_DOT, &ab, a + i, b + i);
-        add(TERM_DOT, &bb, b + i, b + i);
-    }
-    if (i < dimension) {
-        float tail_a[KERNEL_LANES], tail_b[KERNEL_LANES];
-        kernel_pad(tail_a, a + i, dimension - i);
-        kernel_pad(tail_b, b + i, dimension - i);
-        add(TERM_DOT, &ab, tail_a, tail_b);
-        add(TERM_DOT, &bb, tail_b, tail_b);
-    }
-    *b_norm2 = fold(&bb);
-    return fold(&ab);
-}
-
-static void dot_rows(const float *query, const float *const *rows, size_t count, size_t dimension,
-                     double *out)
-{
-    for (size_t i = 0; i < count; i++)
-        out[i] = dot(query, rows[i], dimension);
-}
-
-static void l2sq_rows(const float *query, const float *const *rows, size_t count, size_t dimension,
-                      double *out)
-{
-    for (size_t i = 0; i < count; i++)
-        out[i] = l2sq(query, rows[i], dimension);
-}
-
-static void l1_rows(const float *query, const float *const *rows, size_t count, size_t dimension,
-                    double *out)
-{
-    for (size_t i = 0; i < count; i++)
-        out[i] = l1(query, rows[i], dimension);
-}
-
-static void dot_norm_rows(const float *query, const float *const *rows, size_t count,
-                          size_t dimension, double *out, double *norm2)
-{
-    for (size_t i = 0; i < count; i++)
-        out[i] = dot_norm(query, rows[i], dimension, norm2 + i);
-}
+#include "storage/kernel/kernel_exact.h"
 
 static bool supported(void)
 {
-    return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq");
+    return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
+           __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl");
 }
+
+static bool supported_with_vnni(void)
+{
+    return supported() && __builtin_cpu_supports("avx512vnni");
+}
+
+/* clang-format off */
+#define IN_BOTH_TABLES                                                                             \
+    .dot = dot, .l2sq = l2sq, .l1 = l1, .dot_norm = dot_norm,                                      \
+    .dot_rows = dot_rows, .l2sq_rows = l2sq_rows, .l1_rows = l1_rows,                              \
+    .dot_norm_rows = dot_norm_rows,                                                                \
+    .dot_f32 = avx512_dot_f32, .l2sq_f32 = avx512_l2sq_f32, .l1_f32 = avx512_l1_f32,               \
+    .pool_offer = avx512_pool_offer, .hadamard = avx512_hadamard
+/* clang-format on */
 
 const struct kernel_set kernel_avx512 = {
     .name = "avx512",
     .supported = supported,
-    .dot = dot,
-    .l2sq = l2sq,
-    .l1 = l1,
-    .dot_norm = dot_norm,
-    .dot_rows = dot_rows,
-    .l2sq_rows = l2sq_rows,
-    .l1_rows = l1_rows,
-    .dot_norm_rows = dot_norm_rows,
-    .dot_u8s8 = scalar_dot_u8s8,
-    .dot_u1s8 = scalar_dot_u1s8,
-    .dot_f32 = scalar_dot_f32,
-    .l2sq_f32 = scalar_l2sq_f32,
-    .l1_f32 = scalar_l1_f32,
-    .pool_offer = scalar_pool_offer,
-    .hadamard = scalar_hadamard,
+    IN_BOTH_TABLES,
+    .dot_u8s8 = avx512_dot_u8s8,
+    .dot_u1s8 = avx512_dot_u1s8,
+};
+
+const struct kernel_set kernel_avx512vnni = {
+    .name = "avx512vnni",
+    .supported = supported_with_vnni,
+    IN_BOTH_TABLES,
+    .dot_u8s8 = avx512vnni_dot_u8s8,
+    .dot_u1s8 = avx512vnni_dot_u1s8,
 };
 
 #else

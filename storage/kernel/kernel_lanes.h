@@ -1,5 +1,5 @@
 /*
- * kernel_lanes.h - what the kernels share: the terms by name, the ends of a vector, the factor.
+ * kernel_lanes.h - what the kernels share: the terms by name, the ends of a vector, four cells.
  *
  * Private to storage/kernel.  Everything is static and forced inline: the files that include this
  * are compiled for different CPUs, and no function may be shared between them by the linker.
@@ -9,6 +9,7 @@
 
 #include <math.h>
 #include <stddef.h>
+#include <stdint.h>
 
 #define KERNEL_INLINE static inline __attribute__((always_inline))
 
@@ -29,6 +30,23 @@ KERNEL_INLINE void kernel_pad(float block[KERNEL_LANES], const float *from, size
 KERNEL_INLINE float kernel_hadamard_scale(size_t n)
 {
     return (float)(1 / sqrt((double)n));
+}
+
+/* Four cells to score at once, so that they share the loads of the query and one reduction.  When
+ * fewer are left the last one stands in for the others; out[] has room for what comes of it. */
+struct quad {
+    const uint8_t *a, *b, *c, *d;
+};
+
+KERNEL_INLINE struct quad kernel_quad(const uint8_t *base, size_t stride, const uint32_t *ids,
+                                      size_t left)
+{
+    return (struct quad){
+        base + ids[0] * stride,
+        base + ids[left > 1 ? 1 : 0] * stride,
+        base + ids[left > 2 ? 2 : left - 1] * stride,
+        base + ids[left > 3 ? 3 : left - 1] * stride,
+    };
 }
 
 /* The order of the last additions is part of the contract (kernel.h). */

@@ -1,8 +1,8 @@
 /*
  * kernel_parts.h - the functions of a set that lie in another file than its table.
  *
- * Private to storage/kernel.  kernel_<set>.c has the exact distances and the table;
- * kernel_<set>_navigation.c and so on have the rest.
+ * Private to storage/kernel.  kernel_<set>.c has the exact distances and the table,
+ * kernel_<set>_codes.c and so on have the rest.
  */
 #ifndef STORAGE_KERNEL_KERNEL_PARTS_H
 #define STORAGE_KERNEL_KERNEL_PARTS_H
@@ -17,5 +17,10 @@ kernel_codes_fn scalar_dot_u8s8, scalar_dot_u1s8;
 kernel_floats_fn scalar_dot_f32, scalar_l2sq_f32, scalar_l1_f32;
 kernel_pool_fn scalar_pool_offer;
 kernel_transform_fn scalar_hadamard;
+
+kernel_codes_fn avx512_dot_u8s8, avx512_dot_u1s8, avx512vnni_dot_u8s8, avx512vnni_dot_u1s8;
+kernel_floats_fn avx512_dot_f32, avx512_l2sq_f32, avx512_l1_f32;
+kernel_pool_fn avx512_pool_offer;
+kernel_transform_fn avx512_hadamard;
 
 #endif

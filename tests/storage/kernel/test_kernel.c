@@ -11,39 +11,9 @@
 #include <cmocka.h>
 
 #include "storage/kernel/kernel.h"
+#include "tests/storage/kernel/random.h"
 
 enum { LONGEST = 65536 };
-
-static uint64_t random_state;
-
-static uint64_t random_bits(void)
-{
-    random_state ^= random_state << 13;
-    random_state ^= random_state >> 7;
-    random_state ^= random_state << 17;
-    return random_state;
-}
-
-static float random_unit(void)
-{
-    return (float)((double)(random_bits() >> 11) / 0x1p53 * 2 - 1);
-}
-
-/* Any finite float32: huge, tiny, denormal, both zeros. */
-static float random_any(void)
-{
-    for (;;) {
-        uint32_t bits = (uint32_t)random_bits();
-        float f;
-        memcpy(&f, &bits, sizeof f);
-        if (isfinite(f)) return f;
-    }
-}
-
-static float random_denormal(void)
-{
-    return (float)(random_bits() & 0x7fffff) * 0x1p-149f * (random_bits() & 1 ? 1 : -1);
-}
 
 struct results {
     double dot, l2sq, l1, dot_of_norm, norm2;
@@ -168,6 +138,62 @@ static void a_zero_vector_has_a_positive_zero_distance_to_itself(void **state)
     }
 }
 
+/* Rows that end where their allocations end, some of them the same row, in every count. */
+static void check_rows(size_t count, size_t n)
+{
+    enum { ROWS = 11 };
+    float *query = malloc(n * sizeof *query), *own[ROWS];
+    const float *rows[ROWS];
+    assert_non_null(query);
+    memcpy(query, left, n * sizeof *query);
+    for (size_t r = 0; r < count; r++) {
+        own[r] = malloc(n * sizeof *query);
+        assert_non_null(own[r]);
+        memcpy(own[r], right + 7 * r, n * sizeof *query);
+        rows[r] = own[r % 5 == 3 ? 0 : r];
+    }
+    for (size_t i = 0; kernel_sets[i]; i++) {
+        const struct kernel_set *set = kernel_sets[i];
+        if (!set->supported()) continue;
+        const double untouched = -1.5;
+        double dot[ROWS + 1], l2sq[ROWS + 1], l1[ROWS + 1], with_norm[ROWS + 1], norm2[ROWS + 1];
+        dot[count] = l2sq[count] = l1[count] = with_norm[count] = norm2[count] = untouched;
+        set->dot_rows(query, rows, count, n, dot);
+        set->l2sq_rows(query, rows, count, n, l2sq);
+        set->l1_rows(query, rows, count, n, l1);
+        set->dot_norm_rows(query, rows, count, n, with_norm, norm2);
+        for (size_t r = 0; r < count; r++) {
+            const struct results want = define(query, rows[r], n);
+            const struct results got = {dot[r], l2sq[r], l1[r], with_norm[r], norm2[r]};
+            if (memcmp(&got, &want, sizeof got) != 0)
+                fail_msg("%s: row %zu of %zu differs at %zu", set->name, r, count, n);
+        }
+        assert_true(dot[count] == untouched && l2sq[count] == untouched && l1[count] == untouched);
+        assert_true(with_norm[count] == untouched && norm2[count] == untouched);
+    }
+    for (size_t r = 0; r < count; r++)
+        free(own[r]);
+    free(query);
+}
+
+static void several_rows_give_the_bits_of_single_rows(void **state)
+{
+    (void)state;
+    float (*const numbers[])(void) = {random_unit, random_any, random_denormal};
+    for (size_t k = 0; k < 3; k++) {
+        for (size_t i = 0; i < LONGEST; i++) {
+            left[i] = numbers[k]();
+            right[i] = numbers[k]();
+        }
+        for (size_t n = 1; n <= 200; n++) {
+            for (size_t count = 0; count <= 11; count++)
+                check_rows(count, n);
+        }
+        check_rows(7, 1536);
+        check_rows(5, LONGEST - 100);
+    }
+}
+
 static void the_best_set_is_the_first_supported_one(void **state)
 {
     (void)state;
@@ -184,7 +210,6 @@ static void the_best_set_is_the_first_supported_one(void **state)
 static int set_up(void **state)
 {
     (void)state;
-    random_state = 0x9e3779b97f4a7c15u;
     left = malloc(LONGEST * sizeof *left);
     right = malloc(LONGEST * sizeof *right);
     return left && right ? 0 : -1;
@@ -207,6 +232,7 @@ int main(void)
         cmocka_unit_test(the_largest_numbers_do_not_overflow),
         cmocka_unit_test(known_vectors_have_known_distances),
         cmocka_unit_test(a_zero_vector_has_a_positive_zero_distance_to_itself),
+        cmocka_unit_test(several_rows_give_the_bits_of_single_rows),
         cmocka_unit_test(the_best_set_is_the_first_supported_one),
     };
     return cmocka_run_group_tests(tests, set_up, tear_down);
