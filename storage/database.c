@@ -170,6 +170,14 @@ uint64_t database_dirty_bytes(struct database *db)
     return wal_bytes(db->wal) + 2 * blocks * BLOCK_BYTES;
 }
 
+void database_index_info(struct database *db, struct vector_index_info *info)
+{
+    *info = (struct vector_index_info){
+        .state = INDEX_STATE_NONE,
+        .indexed_count = atomic_load_explicit(&db->live_count, memory_order_relaxed),
+        .progress = 1};
+}
+
 bool database_is_held(struct database *db)
 {
     return db->wal && clock_ns() < atomic_load(&db->hold_until_ns) &&

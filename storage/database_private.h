@@ -10,6 +10,7 @@
 #include "storage/base/lock.h"
 #include "storage/database.h"
 #include "storage/id_index.h"
+#include "storage/index/index_info.h"
 #include "storage/jvdb_file.h"
 #include "storage/kernel/kernel.h"
 #include "storage/reserve.h"
@@ -178,6 +179,8 @@ void database_close_idle_writer(struct database *db, uint64_t idle_ns);
 /* Something failed with `err`, and no lock is held: true if it is worth another try, the
  * `attempt`-th (from 0), because others gave up descriptors or mappings for it. */
 bool database_relieve(struct database *db, int attempt, const struct err *err);
+/* What its search index says of itself.  Any thread, while the database cannot be closed. */
+void database_index_info(struct database *db, struct vector_index_info *info);
 /* The descriptor is open, and the host knows.  Call before taking `writer`. */
 MUST_CHECK enum err_code database_writer_ready(struct database *db, enum patience patience,
                                                struct err *err);

@@ -837,6 +837,7 @@ static bool fill_info(struct entry *e, struct database_info *info)
         info->wal_bytes = db->wal ? wal_bytes(db->wal) : 0;
         info->last_flush_at_ms = atomic_load(&db->last_flush_at_ms);
         info->last_flush_ms = (double)atomic_load(&db->last_flush_ns) / 1e6;
+        database_index_info(db, &info->index);
     } else if (!e->counts_known && !e->quarantined) {
         return false;
     } else {
@@ -980,8 +981,12 @@ void file_cache_stats(struct file_cache *c, struct service_stats *stats)
         struct entry *e = c->entries[i];
         if (e->state == MAKING || e->dropping) continue;
         if (e->state == OPEN) {
+            struct vector_index_info index;
             remember_counts(e);
             if (e->db->wal) stats->wal_bytes += wal_bytes(e->db->wal);
+            database_index_info(e->db, &index);
+            stats->index_pending += index.pending_count;
+            stats->index_bytes += index.memory_bytes;
         }
         stats->databases++;
         stats->quarantined += is_quarantined(e);
@@ -1000,6 +1005,23 @@ void file_cache_stats(struct file_cache *c, struct service_stats *stats)
     stats->lru_hits = stat_get(STAT_LRU_HITS);
     stats->lru_misses = stat_get(STAT_LRU_MISSES);
     stats->lru_evictions = stat_get(STAT_LRU_EVICTIONS);
+}
+
+size_t file_cache_recall_estimates(struct file_cache *c, struct recall_estimate *list, size_t max)
+{
+    size_t count = 0;
+    mutex_lock(&c->mu);
+    for (size_t i = 0; i < c->count && count < max; i++) {
+        struct entry *e = c->entries[i];
+        if (e->state != OPEN || e->dropping) continue;
+        struct vector_index_info index;
+        database_index_info(e->db, &index);
+        if (index.recall_samples == 0) continue;
+        snprintf(list[count].name, sizeof list[count].name, "%s", e->name);
+        list[count++].recall = index.recall_estimate;
+    }
+    mutex_unlock(&c->mu);
+    return count;
 }
 
 /* ---- life ---- */

@@ -99,5 +99,7 @@ MUST_CHECK enum err_code file_cache_list(struct file_cache *c, const char *after
                                          bool *more, struct err *err);
 /* The counts of service_stats(); those of closed databases as of their closing. */
 void file_cache_stats(struct file_cache *c, struct service_stats *stats);
+/* As service_recall_estimates(). */
+size_t file_cache_recall_estimates(struct file_cache *c, struct recall_estimate *list, size_t max);
 
 #endif

@@ -313,3 +313,8 @@ void service_stats(struct service *s, struct service_stats *stats)
         stats->disk_total_bytes = (uint64_t)fs.f_blocks * fs.f_frsize;
     }
 }
+
+size_t service_recall_estimates(struct service *s, struct recall_estimate *list, size_t max)
+{
+    return file_cache_recall_estimates(s->cache, list, max);
+}

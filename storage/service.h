@@ -8,6 +8,7 @@
 #define STORAGE_SERVICE_H
 
 #include "storage/database.h"
+#include "storage/index/index_info.h"
 
 struct service;
 
@@ -67,6 +68,8 @@ struct database_info {
     uint64_t wal_bytes;
     uint64_t last_flush_at_ms; /* wall time, 0 = never in this process */
     double last_flush_ms;
+    /* Of an open database; of a closed one all zero. */
+    struct vector_index_info index;
 };
 void database_info_deinit(struct database_info *info);
 
@@ -117,8 +120,18 @@ struct service_stats {
     uint32_t flush_interval_seconds;
     double scrub_progress; /* of the round under way, 0 to 1; 1 between rounds */
     uint64_t disk_free_bytes, disk_total_bytes; /* 0 for the in-memory engine */
+    uint64_t index_pending;                     /* rows of open databases that wait to be linked */
+    uint64_t index_bytes;                       /* memory of their graphs                        */
 };
 void service_stats(struct service *svc, struct service_stats *stats);
+
+/* The recall that searches of an open database had, as far as it was measured. */
+struct recall_estimate {
+    char name[NAME_BYTES_MAX + 1];
+    double recall;
+};
+/* In name order, at most `max`; returns how many. */
+size_t service_recall_estimates(struct service *svc, struct recall_estimate *list, size_t max);
 bool service_is_persistent(const struct service *svc);
 
 #endif

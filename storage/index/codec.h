@@ -27,11 +27,9 @@
 
 #include <stdatomic.h>
 
+#include "storage/index/index_info.h"
 #include "storage/kernel/kernel.h"
 #include "storage/types.h"
-
-enum codec_kind { CODEC_INT8, CODEC_BINARY, CODEC_FLOAT32, CODEC_KIND_COUNT };
-const char *codec_name(enum codec_kind kind); /* "int8", "binary", "float32" */
 
 struct code_tail {
     float scale;         /* of the code's steps */

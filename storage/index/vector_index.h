@@ -74,22 +74,6 @@ void vector_index_sample(struct vector_index *ix, const float *query, size_t k, 
 struct mutex *vector_index_mutex(
     struct vector_index *ix); /* LOCK_INDEX; whoever holds it owns the graph */
 
-enum index_state {
-    INDEX_STATE_NONE,     /* searched exactly, and will be */
-    INDEX_STATE_BUILDING, /* exact for now */
-    INDEX_STATE_LINKING,  /* rows are pending */
-    INDEX_STATE_READY
-};
-struct vector_index_info {
-    enum index_state state;
-    enum codec_kind codec;
-    uint64_t indexed_count, pending_count;
-    double progress; /* 0 .. 1 */
-    uint64_t eta_ms; /* 0: nothing to do or not known */
-    uint64_t memory_bytes;
-    double recall_estimate; /* of live searches that were done again; 0: none yet */
-    uint64_t recall_samples;
-};
 /* Any thread, the database is acquired. */
 void vector_index_info(struct vector_index *ix, struct vector_index_info *info);
 
