@@ -28,6 +28,11 @@ void *mem_try(size_t bytes)
     return malloc(bytes ? bytes : 1);
 }
 
+void *mem_try_aligned(size_t bytes)
+{
+    return aligned_alloc(64, (bytes + 64) / 64 * 64);
+}
+
 void *mem_resize(void *p, size_t bytes)
 {
     return realloc(p, bytes ? bytes : 1);

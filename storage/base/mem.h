@@ -20,6 +20,7 @@ char *mem_strdup(const char *text); /* never NULL for a non-NULL text */
 
 void *mem_try(size_t bytes);             /* not zeroed                            */
 void *mem_resize(void *p, size_t bytes); /* NULL on failure: `p` is then untouched */
+void *mem_try_aligned(size_t bytes);     /* mem_try(), at a multiple of 64           */
 void mem_free(void *p);
 
 #endif

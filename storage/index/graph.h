@@ -102,8 +102,10 @@ struct graph_liveness {
     bool (*is_alive)(void *ctx, uint32_t node);
     void *ctx;
 };
-/* Owner or linker: make an encoded node part of the graph; `ef` candidates (0: ef_construction). */
-void graph_link(struct graph *g, uint32_t node, uint32_t ef, const struct graph_liveness *alive);
+/* Owner or linker: make an encoded node part of the graph; `ef` candidates (0: ef_construction).
+ * False: out of memory, nothing has changed. */
+MUST_CHECK bool graph_link(struct graph *g, uint32_t node, uint32_t ef,
+                           const struct graph_liveness *alive);
 /* Owner: a dead node that no link leads to any more gives up its links. */
 void graph_forget(struct graph *g, uint32_t node);
 
@@ -111,6 +113,8 @@ void graph_forget(struct graph *g, uint32_t node);
  * (NULL: of all), and `extra` nodes that nothing else leads to.  About sqrt(n), 64 to 1024. */
 void graph_choose_pivots(struct graph *g, const uint64_t *live, const uint32_t *extra,
                          uint32_t extra_count);
+/* Owner: these, which were chosen before. */
+void graph_set_pivots(struct graph *g, const uint32_t *nodes, uint32_t count);
 /* True if there are too few of them for the nodes that there are now: cheap. */
 bool graph_wants_pivots(const struct graph *g);
 

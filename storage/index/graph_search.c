@@ -1,0 +1,309 @@
+/* graph_search.c - walk a graph from its pivots to the nodes nearest to a query; scan codes. */
+#include <string.h>
+
+#include "storage/index/graph_private.h"
+
+enum {
+    ENTRIES = 4, /* pivots that a walk begins at                               */
+    LINES_IN_FLIGHT =
+        56, /* cache lines to be fetched at a time: the buffers for more are not there */
+    SCAN_CHUNK = 64,
+    FRONTIER_MIN = 256,
+    FRONTIER_MAX = 8192,
+};
+
+static void fetch_cells(const struct graph *g, const struct graph_arena *a, const uint32_t *nodes,
+                        uint32_t count)
+{
+    uint32_t used = g->codec.code_bytes + (uint32_t)sizeof(struct code_tail);
+    if (used > LINES_IN_FLIGHT * 64) used = LINES_IN_FLIGHT * 64; /* the rest comes by itself */
+    for (uint32_t i = 0; i < count; i++) {
+        const uint8_t *cell = graph_cell(g, a, nodes[i]);
+        for (uint32_t at = 0; at < used; at += 64)
+            graph_prefetch(cell + at);
+    }
+}
+
+/* Cells to fetch ahead, a multiple of 4. */
+static uint32_t window_of(const struct graph *g)
+{
+    uint32_t lines = g->codec.cell_bytes / 64, window = LINES_IN_FLIGHT / lines / 4 * 4;
+    return window < 4 ? 4 : window;
+}
+
+void graph_score(const struct graph *g, const struct graph_arena *a, const struct codec_query *q,
+                 const uint32_t *nodes, uint32_t count, float *out)
+{
+    uint32_t window = window_of(g);
+    fetch_cells(g, a, nodes, count < window ? count : window);
+    for (uint32_t at = 0; at < count; at += window) {
+        uint32_t n = count - at < window ? count - at : window;
+        uint32_t left = count - at - n;
+        fetch_cells(g, a, nodes + at + n, left < window ? left : window);
+        codec_distances(&g->codec, q, a->cells, nodes + at, n, out + at);
+    }
+}
+
+/* The links of a node that were not met before. */
+static uint32_t fresh_links(const struct graph *g, const struct graph_arena *a,
+                            struct graph_scratch *s, uint32_t number)
+{
+    struct graph_node *node = graph_node(g, a, number);
+    uint32_t degree = atomic_load_explicit(&node->head, memory_order_acquire) & NODE_DEGREE;
+    if (degree > g->degree) degree = g->degree;
+    uint16_t *visited = s->visited;
+    const uint16_t visit = s->visit;
+    uint32_t count = 0;
+    for (uint32_t i = 0; i < degree; i++) {
+        uint32_t link = atomic_load_explicit(&node->links[i], memory_order_acquire);
+        if (link >= a->capacity) continue;
+        s->fresh[count] = link;
+        count += visited[link] != visit;
+        visited[link] = visit;
+    }
+    return count;
+}
+
+static void fetch_links(const struct graph *g, const struct graph_arena *a, uint32_t number)
+{
+    const uint8_t *node = (const uint8_t *)graph_node(g, a, number);
+    for (uint32_t at = 0; at < g->link_bytes; at += 64)
+        graph_prefetch(node + at);
+}
+
+/* The nearest pivots into the pool; nobody was visited before. */
+static void enter(struct graph *g, const struct graph_arena *a, struct graph_scratch *s,
+                  const struct codec_query *q, uint32_t hidden, struct pool *results,
+                  const uint64_t *allowed, uint32_t allowed_nodes)
+{
+    const struct graph_pivots *pivots = graph_pivots(g);
+    uint32_t best[ENTRIES], count = 0;
+    float best_distances[ENTRIES], distances[SCAN_CHUNK];
+    uint32_t numbers[SCAN_CHUNK];
+    for (uint32_t at = 0; pivots && at < pivots->count; at += SCAN_CHUNK) {
+        uint32_t n = pivots->count - at < SCAN_CHUNK ? pivots->count - at : SCAN_CHUNK;
+        for (uint32_t i = 0; i < n; i++)
+            numbers[i] = at + i;
+        codec_distances(&g->codec, q, pivots->cells, numbers, n, distances);
+        s->distances_computed += n;
+        for (uint32_t i = 0; i < n; i++) {
+            uint32_t node = pivots->nodes[at + i];
+            if (count == ENTRIES && !(distances[i] < best_distances[ENTRIES - 1])) continue;
+            if (node == hidden || node >= a->capacity) continue;
+            uint32_t place = count < ENTRIES ? count++ : ENTRIES - 1;
+            for (; place > 0 && best_distances[place - 1] > distances[i]; place--) {
+                best[place] = best[place - 1];
+                best_distances[place] = best_distances[place - 1];
+            }
+            best[place] = node;
+            best_distances[place] = distances[i];
+        }
+    }
+    for (uint32_t i = 0; i < count; i++) {
+        if (s->visited[best[i]] == s->visit) continue;
+        s->visited[best[i]] = s->visit;
+        g->codec.kernels->pool_offer(&s->pool, &best[i], &best_distances[i], 1);
+        if (results && best[i] < allowed_nodes && graph_bit(allowed, best[i]))
+            g->codec.kernels->pool_offer(results, &best[i], &best_distances[i], 1);
+    }
+}
+
+static void hide(struct graph_scratch *s, const struct graph_arena *a, uint32_t hidden)
+{
+    if (hidden < a->capacity) s->visited[hidden] = s->visit;
+}
+
+void graph_walk(struct graph *g, const struct graph_arena *a, struct graph_scratch *s,
+                const struct codec_query *q, uint32_t hidden)
+{
+    struct pool *pool = &s->pool;
+    hide(s, a, hidden);
+    enter(g, a, s, q, hidden, NULL, NULL, 0);
+    uint32_t window = window_of(g);
+    for (uint32_t next = 0; next < pool->count;) {
+        uint32_t id = pool->id[next];
+        if (id & POOL_EXPANDED) {
+            next++;
+            continue;
+        }
+        pool->id[next] = id | POOL_EXPANDED;
+        s->visited_count++;
+        uint32_t fresh = fresh_links(g, a, s, id);
+        s->distances_computed += fresh;
+        fetch_cells(g, a, s->fresh, fresh < window ? fresh : window);
+        if (next + 1 < pool->count) fetch_links(g, a, pool->id[next + 1] & ~POOL_EXPANDED);
+        uint32_t lowest = next + 1;
+        for (uint32_t at = 0; at < fresh; at += window) {
+            uint32_t n = fresh - at < window ? fresh - at : window;
+            uint32_t left = fresh - at - n;
+            fetch_cells(g, a, s->fresh + at + n, left < window ? left : window);
+            codec_distances(&g->codec, q, a->cells, s->fresh + at, n, s->distances);
+            uint32_t changed = g->codec.kernels->pool_offer(pool, s->fresh + at, s->distances, n);
+            if (changed < lowest) lowest = changed;
+        }
+        next = lowest;
+    }
+    for (uint32_t i = 0; i < pool->count; i++)
+        pool->id[i] &= ~POOL_EXPANDED;
+}
+
+/* Nodes of `ids` that may be candidates go to the results, all that are nearer than the worst of
+ * them to the frontier.  Returns the lowest place of the frontier that changed. */
+static uint32_t offer_filtered(struct graph *g, struct graph_scratch *s,
+                               const struct graph_query *gq, uint32_t *ids, float *distances,
+                               uint32_t count)
+{
+    uint32_t allowed[BATCH_MAX], n = 0;
+    float allowed_distances[BATCH_MAX];
+    for (uint32_t i = 0; i < count; i++) {
+        allowed[n] = ids[i];
+        allowed_distances[n] = distances[i];
+        n += ids[i] < gq->allowed_nodes && graph_bit(gq->allowed, ids[i]);
+    }
+    if (n) g->codec.kernels->pool_offer(&s->results, allowed, allowed_distances, n);
+    uint32_t near = 0;
+    for (uint32_t i = 0; i < count; i++) {
+        ids[near] = ids[i];
+        distances[near] = distances[i];
+        near += distances[i] < s->results.worst;
+    }
+    return g->codec.kernels->pool_offer(&s->pool, ids, distances, near);
+}
+
+/* The same walk with two pools: it goes on through nodes that may not be candidates, until the
+ * frontier is farther away than every candidate wanted. */
+static bool walk_filtered(struct graph *g, const struct graph_arena *a, struct graph_scratch *s,
+                          const struct codec_query *q, const struct graph_query *gq)
+{
+    struct pool *pool = &s->pool;
+    hide(s, a, gq->hidden);
+    enter(g, a, s, q, gq->hidden, &s->results, gq->allowed, gq->allowed_nodes);
+    for (uint32_t i = 0; i < gq->seed_count; i++) {
+        uint32_t seed = gq->seeds[i];
+        if (seed >= a->capacity || s->visited[seed] == s->visit) continue;
+        s->visited[seed] = s->visit;
+        s->fresh[0] = seed;
+        graph_score(g, a, q, s->fresh, 1, s->distances);
+        offer_filtered(g, s, gq, s->fresh, s->distances, 1);
+    }
+    for (uint32_t next = 0; next < pool->count;) {
+        uint32_t id = pool->id[next];
+        if (id & POOL_EXPANDED) {
+            next++;
+            continue;
+        }
+        if (pool->distance[next] > s->results.worst) break;
+        if (gq->distances_max && s->distances_computed > gq->distances_max) return false;
+        pool->id[next] = id | POOL_EXPANDED;
+        s->visited_count++;
+        uint32_t fresh = fresh_links(g, a, s, id);
+        s->distances_computed += fresh;
+        if (next + 1 < pool->count) fetch_links(g, a, pool->id[next + 1] & ~POOL_EXPANDED);
+        graph_score(g, a, q, s->fresh, fresh, s->distances);
+        uint32_t changed = offer_filtered(g, s, gq, s->fresh, s->distances, fresh);
+        next = changed < next + 1 ? changed : next + 1;
+    }
+    return true;
+}
+
+static struct codec_query make_query(const struct graph *g, struct graph_scratch *s,
+                                     const float *vector)
+{
+    struct codec_query q = {.code = s->code};
+    codec_query_from_vector(&g->codec, &q, vector, s->numbers);
+    return q;
+}
+
+static void report(const struct graph_scratch *s, const struct pool *pool,
+                   struct graph_found *found)
+{
+    *found = (struct graph_found){.nodes = pool->id,
+                                  .distances = pool->distance,
+                                  .count = pool->count,
+                                  .visited = s->visited_count,
+                                  .distances_computed = s->distances_computed};
+}
+
+enum err_code graph_search(struct graph *g, const struct graph_query *gq, struct graph_found *found,
+                           struct err *err)
+{
+    *found = (struct graph_found){0};
+    struct graph_arena *a = graph_arena(g);
+    if (!a) return ERR_OK;
+    uint32_t frontier = gq->ef;
+    if (gq->allowed) {
+        frontier = gq->ef < FRONTIER_MAX / 4 ? 4 * gq->ef : FRONTIER_MAX;
+        if (frontier < FRONTIER_MIN) frontier = FRONTIER_MIN;
+        if (frontier < gq->ef) frontier = gq->ef;
+    }
+    struct graph_scratch *s = graph_scratch(g, a, frontier);
+    if (!s) return err_set(err, ERR_NOMEM, "out of memory for a search");
+    struct codec_query q = make_query(g, s, gq->vector);
+    bool complete = true;
+    if (gq->allowed) {
+        s->results.limit = gq->ef;
+        complete = walk_filtered(g, a, s, &q, gq);
+        report(s, &s->results, found);
+    } else {
+        graph_walk(g, a, s, &q, gq->hidden);
+        report(s, &s->pool, found);
+    }
+    found->gave_up = !complete;
+    return ERR_OK;
+}
+
+/* ---- scans ---- */
+
+static void scan_chunk(struct graph *g, const struct graph_arena *a, struct graph_scratch *s,
+                       const struct codec_query *q, const uint32_t *nodes, uint32_t count)
+{
+    float distances[SCAN_CHUNK];
+    codec_distances(&g->codec, q, a->cells, nodes, count, distances);
+    s->distances_computed += count;
+    g->codec.kernels->pool_offer(&s->pool, nodes, distances, count);
+}
+
+static void scan_bits(struct graph *g, const struct graph_arena *a, struct graph_scratch *s,
+                      const struct codec_query *q, const uint64_t *bits, uint32_t nodes)
+{
+    uint32_t chunks[2][SCAN_CHUNK], counts[2] = {0, 0}, now = 0;
+    if (nodes > a->capacity) nodes = a->capacity;
+    for (uint32_t word = 0; word * 64 < nodes; word++) {
+        uint64_t left = bits[word];
+        if (nodes - word * 64 < 64) left &= ((uint64_t)1 << (nodes - word * 64)) - 1;
+        for (; left; left &= left - 1) {
+            uint32_t node = word * 64 + (uint32_t)__builtin_ctzll(left);
+            fetch_cells(g, a, &node, 1);
+            chunks[now][counts[now]++] = node;
+            if (counts[now] < SCAN_CHUNK / 4) continue;
+            /* The chunk before this one has arrived by now. */
+            now = !now;
+            scan_chunk(g, a, s, q, chunks[now], counts[now]);
+            counts[now] = 0;
+        }
+    }
+    scan_chunk(g, a, s, q, chunks[!now], counts[!now]);
+    scan_chunk(g, a, s, q, chunks[now], counts[now]);
+}
+
+enum err_code graph_scan(struct graph *g, const struct graph_query *gq, const uint32_t *nodes,
+                         uint32_t count, struct graph_found *found, struct err *err)
+{
+    *found = (struct graph_found){0};
+    struct graph_arena *a = graph_arena(g);
+    if (!a) return ERR_OK;
+    struct graph_scratch *s = graph_scratch(g, a, gq->ef);
+    if (!s) return err_set(err, ERR_NOMEM, "out of memory for a search");
+    struct codec_query q = make_query(g, s, gq->vector);
+    if (nodes) {
+        for (uint32_t at = 0; at < count; at += SCAN_CHUNK) {
+            uint32_t n = count - at < SCAN_CHUNK ? count - at : SCAN_CHUNK;
+            fetch_cells(g, a, nodes + at, n < 16 ? n : 16);
+            scan_chunk(g, a, s, &q, nodes + at, n);
+        }
+    } else {
+        scan_bits(g, a, s, &q, gq->allowed, gq->allowed_nodes);
+    }
+    report(s, &s->pool, found);
+    return ERR_OK;
+}
