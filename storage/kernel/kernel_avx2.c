@@ -1,4 +1,4 @@
-/* kernel_avx2.c - the distances with AVX2: lanes 0-3 and 4-7.  Compiled with -mavx2. */
+/* kernel_avx2.c - the exact distances with AVX2, lanes 0-3 and 4-7; the table. */
 #if defined(__x86_64__)
 
 #include <immintrin.h>
@@ -6,9 +6,19 @@
 #include "storage/kernel/kernel_lanes.h"
 #include "storage/kernel/kernel_parts.h"
 
+struct block {
+    __m256d low, high;
+};
+
 struct sums {
     __m256d low, high; /* partial sums 0-3 and 4-7 */
 };
+
+KERNEL_INLINE struct block block_of(const float *from)
+{
+    return (struct block){_mm256_cvtps_pd(_mm_loadu_ps(from)),
+                          _mm256_cvtps_pd(_mm_loadu_ps(from + 4))};
+}
 
 KERNEL_INLINE struct sums zero(void)
 {
@@ -22,104 +32,24 @@ KERNEL_INLINE __m256d term_of(enum kernel_term term, __m256d x, __m256d y)
     return term == TERM_L2SQ ? _mm256_mul_pd(d, d) : _mm256_andnot_pd(_mm256_set1_pd(-0.0), d);
 }
 
-/* One block of eight elements. */
-KERNEL_INLINE void add(enum kernel_term term, struct sums *s, const float *a, const float *b)
+KERNEL_INLINE void add(enum kernel_term term, struct sums *s, struct block x, struct block y)
 {
-    const __m256d x = _mm256_cvtps_pd(_mm_loadu_ps(a)), y = _mm256_cvtps_pd(_mm_loadu_ps(b));
-    const __m256d z = _mm256_cvtps_pd(_mm_loadu_ps(a + 4)),
-                  w = _mm256_cvtps_pd(_mm_loadu_ps(b + 4));
-    s->low = _mm256_add_pd(s->low, term_of(term, x, y));
-    s->high = _mm256_add_pd(s->high, term_of(term, z, w));
+    s->low = _mm256_add_pd(s->low, term_of(term, x.low, y.low));
+    s->high = _mm256_add_pd(s->high, term_of(term, x.high, y.high));
 }
 
 KERNEL_INLINE double fold(const struct sums *s)
 {
-    double lanes[KERNEL_LANES];
-    _mm256_storeu_pd(lanes, s->low);
-    _mm256_storeu_pd(lanes + 4, s->high);
-    return kernel_fold(lanes);
+    const __m256d four = _mm256_add_pd(s->low, s->high);
+    const __m128d two = _mm_add_pd(_mm256_castpd256_pd128(four), _mm256_extractf128_pd(four, 1));
+    return _mm_cvtsd_f64(two) + _mm_cvtsd_f64(_mm_unpackhi_pd(two, two));
 }
 
-KERNEL_INLINE double sum(enum kernel_term term, const float *a, const float *b, size_t n)
-{
-    struct sums s = zero();
-    size_t i = 0;
-    for (; i + KERNEL_LANES <= n; i += KERNEL_LANES)
-        add(term, &s, a + i, b + i);
-    if (i < n) {
-        float tail_a[KERNEL_LANES], tail_b[KERNEL_LANES];
-        kernel_pad(tail_a, a + i, n - i);
-        kernel_pad(tail_b, b + i, n - i);
-        add(term, &s, tail_a, tail_b);
-    }
-    return fold(&s);
-}
-
-static double dot(const float *a, const float *b, size_t dimension)
-{
-    return sum(TERM_DOT, a, b, dimension);
-}
-
-static double l2sq(const float *a, const float *b, size_t dimension)
-{
-    return sum(TERM_L2SQ, a, b, dimension);
-}
-
-static double l1(const float *a, const float *b, size_t dimension)
-{
-    return sum(TERM_L1, a, b, dimension);
-}
-
-static double dot_norm(const float *a, const float *b, size_t dimension, double *b_norm2)
-{
-    struct sums ab = zero(), bb = zero();
-    size_t i = 0;
-    for (; i + KERNEL_LANES <= dimension; i += KERNEL_LANES) {
-        add(TERM_DOT, &ab, a + i, b + i);
-        add(TERM_DOT, &bb, b + i, b + i);
-    }
-    if (i < dimension) {
-        float tail_a[KERNEL_LANES], tail_b[KERNEL_LANES];
-        kernel_pad(tail_a, a + i, dimension - i);
-        kernel_pad(tail_b, b + i, dimension - i);
-        add(TERM_DOT, &ab, tail_a, tail_b);
-        add(TERM_DOT, &bb, tail_b, tail_b);
-    }
-    *b_norm2 = fold(&bb);
-    return fold(&ab);
-}
-
-static void dot_rows(const float *query, const float *const *rows, size_t count, size_t dimension,
-                     double *out)
-{
-    for (size_t i = 0; i < count; i++)
-        out[i] = dot(query, rows[i], dimension);
-}
-
-static void l2sq_rows(const float *query, const float *const *rows, size_t count, size_t dimension,
-                      double *out)
-{
-    for (size_t i = 0; i < count; i++)
-        out[i] = l2sq(query, rows[i], dimension);
-}
-
-static void l1_rows(const float *query, const float *const *rows, size_t count, size_t dimension,
-                    double *out)
-{
-    for (size_t i = 0; i < count; i++)
-        out[i] = l1(query, rows[i], dimension);
-}
-
-static void dot_norm_rows(const float *query, const float *const *rows, size_t count,
-                          size_t dimension, double *out, double *norm2)
-{
-    for (size_t i = 0; i < count; i++)
-        out[i] = dot_norm(query, rows[i], dimension, norm2 + i);
-}
+#include "storage/kernel/kernel_exact.h"
 
 static bool supported(void)
 {
-    return __builtin_cpu_supports("avx2");
+    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
 }
 
 const struct kernel_set kernel_avx2 = {
@@ -133,13 +63,13 @@ const struct kernel_set kernel_avx2 = {
     .l2sq_rows = l2sq_rows,
     .l1_rows = l1_rows,
     .dot_norm_rows = dot_norm_rows,
-    .dot_u8s8 = scalar_dot_u8s8,
-    .dot_u1s8 = scalar_dot_u1s8,
-    .dot_f32 = scalar_dot_f32,
-    .l2sq_f32 = scalar_l2sq_f32,
-    .l1_f32 = scalar_l1_f32,
-    .pool_offer = scalar_pool_offer,
-    .hadamard = scalar_hadamard,
+    .dot_u8s8 = avx2_dot_u8s8,
+    .dot_u1s8 = avx2_dot_u1s8,
+    .dot_f32 = avx2_dot_f32,
+    .l2sq_f32 = avx2_l2sq_f32,
+    .l1_f32 = avx2_l1_f32,
+    .pool_offer = avx2_pool_offer,
+    .hadamard = avx2_hadamard,
 };
 
 #else
