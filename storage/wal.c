@@ -43,13 +43,12 @@
 #include "storage/base/mem.h"
 #include "storage/base/metrics.h"
 #include "storage/syncer.h"
+#include "storage/wal_segment.h"
 
 enum {
-    SEGMENTS_MAX = 64,
     SEGMENTS_RESERVED = 4, /* for the next start: it must be able to checkpoint */
     GROW_BYTES = 1 << 20,
     UNSYNCED_BYTES_MAX = 8 << 20, /* then it is synced, whoever may be waiting for it */
-    EVIDENCE_WORK = 16,           /* times the size of a segment */
 };
 #define LSN_SKIP (1ull << 20)
 
@@ -84,7 +83,7 @@ struct wal {
     pthread_cond_t idle;
     struct segment current; /* fd -1: not started */
     struct segment next;    /* prepared, fd -1: none */
-    struct segment old[SEGMENTS_MAX];
+    struct segment old[WAL_SEGMENTS_MAX];
     size_t old_count;
     uint64_t used_numbers;   /* bit n: file n exists                                   */
     uint64_t spares;         /* of them: hold nothing, can be used again               */
@@ -108,35 +107,20 @@ struct wal {
     _Atomic uint64_t bytes;
 };
 
-static void segment_name(const struct wal *wal, int number, char text[200])
-{
-    snprintf(text, 200, "%s.wal.%d", wal->name, number);
-}
-
 /* What a segment is called until it is complete. */
 static void new_segment_name(const char *name, char text[200])
 {
     snprintf(text, 200, "%s.wal.tmp", name);
 }
 
-static uint64_t padded(uint64_t bytes)
-{
-    return (bytes + 7) & ~(uint64_t)7;
-}
-
 /* ---- records ---- */
-
-static uint32_t crc_start(uint64_t salt)
-{
-    return crc32c(0, &salt, sizeof salt);
-}
 
 static bool record_is_intact(const uint8_t *bytes, uint64_t size, uint64_t at, uint64_t salt)
 {
     const struct disk_wal_record *r = (const void *)(bytes + at);
     if (at + sizeof *r > size || r->bytes < sizeof *r || r->bytes > size - at) return false;
-    return crc32c(crc_start(salt), (const uint8_t *)r + sizeof r->crc, r->bytes - sizeof r->crc) ==
-           r->crc;
+    return crc32c(wal_record_crc_start(salt), (const uint8_t *)r + sizeof r->crc,
+                  r->bytes - sizeof r->crc) == r->crc;
 }
 
 static enum err_code broken_err(const struct wal *wal, struct err *err)
@@ -194,13 +178,13 @@ enum err_code wal_append(struct wal *wal, struct disk_wal_record *head, struct i
     head->lsn = next;
     head->durable_lsn = wal_durable_lsn(wal);
     head->previous_crc = seg->last_crc;
-    uint32_t crc = crc32c(crc_start(seg->salt), (const uint8_t *)head + sizeof head->crc,
+    uint32_t crc = crc32c(wal_record_crc_start(seg->salt), (const uint8_t *)head + sizeof head->crc,
                           sizeof *head - sizeof head->crc);
     for (int i = 1; i < iov_count; i++)
         crc = crc32c(crc, iov[i].iov_base, iov[i].iov_len);
     head->crc = crc;
 
-    uint64_t end = seg->end + padded(bytes);
+    uint64_t end = seg->end + wal_padded(bytes);
     if (end > seg->allocated) {
         uint64_t grow = end - seg->allocated;
         if (grow < GROW_BYTES && seg->allocated >= GROW_BYTES) grow = GROW_BYTES;
@@ -209,7 +193,7 @@ enum err_code wal_append(struct wal *wal, struct disk_wal_record *head, struct i
         if (os_errno) return err_os(err, os_errno, "extend the log of \"%s\"", wal->name);
         seg->allocated += grow;
     }
-    iov[iov_count] = (struct iovec){(void *)(uintptr_t)zeros, padded(bytes) - bytes};
+    iov[iov_count] = (struct iovec){(void *)(uintptr_t)zeros, wal_padded(bytes) - bytes};
     int os_errno = file_writev(seg->fd, iov, iov_count + 1, seg->end);
     if (os_errno) return append_failed(wal, os_errno, err);
 
@@ -221,7 +205,7 @@ enum err_code wal_append(struct wal *wal, struct disk_wal_record *head, struct i
     if (!wal->unsynced_since_ns) wal->unsynced_since_ns = clock_ns();
     /* A write that waits for its sync should not wait for a second's worth of others. */
     bool is_much = wal->syncer && seg->end - wal->synced_end >= UNSYNCED_BYTES_MAX;
-    atomic_fetch_add_explicit(&wal->bytes, padded(bytes), memory_order_relaxed);
+    atomic_fetch_add_explicit(&wal->bytes, wal_padded(bytes), memory_order_relaxed);
     mutex_unlock(&wal->mu);
     if (is_much) syncer_kick(wal->syncer, wal);
     stat_add(STAT_WAL_RECORDS, 1);
@@ -415,11 +399,6 @@ bool wal_await(struct wal *wal, uint64_t lsn, wal_durable_fn *fn, void *ctx)
 
 /* ---- segments ---- */
 
-static uint32_t header_crc(const struct disk_wal_header *h)
-{
-    return crc32c(0, h, offsetof(struct disk_wal_header, crc));
-}
-
 static int write_header(const struct wal *wal, const struct segment *seg)
 {
     struct disk_wal_header h = {
@@ -432,7 +411,7 @@ static int write_header(const struct wal *wal, const struct segment *seg)
     };
     memcpy(h.magic, WAL_MAGIC, sizeof h.magic);
     memcpy(h.uuid, wal->uuid, sizeof h.uuid);
-    h.crc = header_crc(&h);
+    h.crc = wal_header_crc(&h);
     uint8_t sector[WAL_HEADER_BYTES] = {0};
     memcpy(sector, &h, sizeof h);
     return file_write(seg->fd, sector, sizeof sector, 0);
@@ -446,54 +425,66 @@ bool wal_is_started(struct wal *wal)
     return started;
 }
 
-/* A current segment without a record is as good as a new one. */
+/* A current segment without a record is as good as a new one, unless somebody has removed it. */
 static bool is_unused(struct wal *wal)
 {
     mutex_lock(&wal->mu);
-    bool unused = wal->current.fd >= 0 && wal->current.end == WAL_HEADER_BYTES;
+    bool unused = wal->current.fd >= 0 && wal->current.end == WAL_HEADER_BYTES &&
+                  file_has_name(wal->current.fd);
     mutex_unlock(&wal->mu);
     return unused;
+}
+
+/* Go on in a file that is there and is sure to keep its name. */
+static int take_spare(struct wal *wal, struct segment *seg, const char *file_name)
+{
+    int os_errno = file_open(wal->dir_fd, file_name, O_RDWR, &seg->fd);
+    if (!os_errno) os_errno = file_size(seg->fd, &seg->allocated);
+    /* Somebody has removed it. */
+    if (os_errno == ENOENT) wal->durable_spares &= ~(1ull << seg->number);
+    return os_errno;
+}
+
+/* Durable before it has its name: what a power cut leaves of a new file may be anything, and a bad
+ * header under that name is taken for damage.  If a sync fails here, the next call does not try it
+ * again: it makes another file, and renames that. */
+static int make_spare(struct wal *wal, struct segment *seg, const char *new_name,
+                      const char *file_name)
+{
+    int os_errno = file_open(wal->dir_fd, new_name, O_RDWR | O_CREAT | O_TRUNC, &seg->fd);
+    if (!os_errno) os_errno = file_allocate(seg->fd, 0, WAL_PREALLOCATED_BYTES);
+    seg->allocated = WAL_PREALLOCATED_BYTES;
+    if (!os_errno) os_errno = write_header(wal, seg);
+    if (!os_errno) os_errno = file_datasync(seg->fd);
+    if (!os_errno) os_errno = file_rename(wal->dir_fd, new_name, file_name);
+    if (os_errno) return os_errno;
+    wal->used_numbers |= 1ull << seg->number;
+    wal->spares |= 1ull << seg->number;
+    return file_sync(wal->dir_fd);
 }
 
 enum err_code wal_prepare(struct wal *wal, struct err *err)
 {
     if (wal->next.fd >= 0) return ERR_OK;
     struct segment seg = {.fd = -1, .end = WAL_HEADER_BYTES};
-    char file_name[200], new_name[200];
+    char file_name[WAL_SEGMENT_NAME_BYTES], new_name[200];
     new_segment_name(wal->name, new_name);
     if (getrandom(&seg.salt, sizeof seg.salt, 0) != sizeof seg.salt)
         return err_os(err, errno, "get random numbers");
 
     uint64_t numbers = wal->durable_spares ? wal->durable_spares : wal->spares;
     int used = __builtin_popcountll(wal->used_numbers);
-    bool reserved = wal->current.fd >= 0 && used >= SEGMENTS_MAX - SEGMENTS_RESERVED;
+    bool reserved = wal->current.fd >= 0 && used >= WAL_SEGMENTS_MAX - SEGMENTS_RESERVED;
     if (!numbers && !reserved) numbers = ~wal->used_numbers;
     if (!numbers)
         return err_set(err, ERR_OVERLOADED, "the log of \"%s\" has %d segments", wal->name,
-                       SEGMENTS_MAX);
+                       WAL_SEGMENTS_MAX);
     seg.number = __builtin_ctzll(numbers);
     uint64_t bit = 1ull << seg.number;
-    segment_name(wal, seg.number, file_name);
-    int os_errno = 0;
-    if (wal->durable_spares & bit) {
-        os_errno = file_open(wal->dir_fd, file_name, O_RDWR, &seg.fd);
-        if (!os_errno) os_errno = file_size(seg.fd, &seg.allocated);
-    } else {
-        /* Durable before it has its name: what a power cut leaves of a new file may be anything,
-         * and a bad header under that name is taken for damage.  If a sync fails here, the next
-         * call does not try it again: it makes another file, and renames that. */
-        os_errno = file_open(wal->dir_fd, new_name, O_RDWR | O_CREAT | O_TRUNC, &seg.fd);
-        if (!os_errno) os_errno = file_allocate(seg.fd, 0, WAL_PREALLOCATED_BYTES);
-        seg.allocated = WAL_PREALLOCATED_BYTES;
-        if (!os_errno) os_errno = write_header(wal, &seg);
-        if (!os_errno) os_errno = file_datasync(seg.fd);
-        if (!os_errno) os_errno = file_rename(wal->dir_fd, new_name, file_name);
-        if (!os_errno) {
-            wal->used_numbers |= bit;
-            wal->spares |= bit;
-            os_errno = file_sync(wal->dir_fd);
-        }
-    }
+    wal_segment_name(wal->name, seg.number, file_name);
+    int os_errno = ENOENT;
+    if (wal->durable_spares & bit) os_errno = take_spare(wal, &seg, file_name);
+    if (os_errno == ENOENT) os_errno = make_spare(wal, &seg, new_name, file_name);
     if (os_errno) {
         file_close(seg.fd);
         int ignored = file_unlink(wal->dir_fd, new_name); /* it may have taken the last inode */
@@ -521,7 +512,7 @@ enum err_code wal_switch(struct wal *wal, struct err *err)
         return err_os(err, os_errno, "start a log segment of \"%s\"", wal->name);
     }
     if (wal->current.fd >= 0) {
-        assert(wal->old_count < SEGMENTS_MAX);
+        assert(wal->old_count < WAL_SEGMENTS_MAX);
         wal->old[wal->old_count++] = wal->current;
         /* At most one is unsynced: wal_sync() comes between two switches (checkpoint.c). */
         if (wal_durable_lsn(wal) < wal->last_lsn) {
@@ -548,7 +539,7 @@ enum err_code wal_sync_segment(struct wal *wal, struct err *err)
 
 void wal_drop_old(struct wal *wal)
 {
-    struct segment old[SEGMENTS_MAX];
+    struct segment old[WAL_SEGMENTS_MAX];
     mutex_lock(&wal->mu);
     while (wal->syncing)
         mutex_wait(&wal->idle, &wal->mu);
@@ -562,7 +553,7 @@ void wal_drop_old(struct wal *wal)
         /* One is kept for the next checkpoint: a file that exists needs no sync of the directory.
          * Nothing in it may pass for a log: an older copy of the .jvdb is not to be replayed with
          * half of what it missed. */
-        bool keep = !wal->durable_spares && old[i].fd >= 0;
+        bool keep = !wal->durable_spares && old[i].fd >= 0 && file_has_name(old[i].fd);
         if (keep) {
             struct segment nothing = {.fd = old[i].fd, .salt = old[i].salt};
             keep = write_header(wal, &nothing) == 0;
@@ -575,9 +566,9 @@ void wal_drop_old(struct wal *wal)
     }
     for (uint64_t left_over = wal->spares & ~wal->durable_spares; left_over;
          left_over &= left_over - 1) {
-        char file_name[200];
+        char file_name[WAL_SEGMENT_NAME_BYTES];
         int number = __builtin_ctzll(left_over);
-        segment_name(wal, number, file_name);
+        wal_segment_name(wal->name, number, file_name);
         if (file_unlink(wal->dir_fd, file_name) != 0) continue;
         wal->spares &= ~(1ull << number);
         wal->used_numbers &= ~(1ull << number);
@@ -602,26 +593,15 @@ static int by_sequence(const void *a, const void *b)
     return x->sequence < y->sequence ? -1 : x->sequence > y->sequence;
 }
 
-/* What is sure of a head before its checksum is computed. */
-static bool is_head(const struct disk_wal_record *r)
-{
-    enum { TYPES_MAX = 16 };
-    return r->bytes >= sizeof *r && r->type > 0 && r->type < TYPES_MAX && r->flags == 0 &&
-           r->reserved == 0;
-}
-
 /* An intact record behind the bad one that had seen it durable: damage, not a torn tail. */
 static enum err_code look_for_evidence(const struct replay *rp, const struct segment *seg,
                                        const uint8_t *bytes, uint64_t size, uint64_t from,
                                        struct err *err)
 {
-    /* Each look costs a checksum over what the head says; a forged log is full of heads. */
-    uint64_t budget = size * EVIDENCE_WORK;
+    uint64_t budget = size * WAL_SEARCH_WORK;
     for (uint64_t at = from; at + sizeof(struct disk_wal_record) <= size; at += 8) {
         const struct disk_wal_record *r = (const void *)(bytes + at);
-        if (r->lsn < rp->cut_lsn || r->durable_lsn < rp->cut_lsn || r->durable_lsn >= r->lsn ||
-            r->bytes > size - at || !is_head(r))
-            continue;
+        if (!wal_is_evidence(r, rp->cut_lsn) || r->bytes > size - at) continue;
         if (r->bytes > budget)
             return err_set(err, ERR_CORRUPT, "the log of \"%s\" is damaged at LSN %" PRIu64,
                            rp->wal->name, rp->cut_lsn);
@@ -653,11 +633,11 @@ static enum err_code replay_segment(struct replay *rp, struct segment *seg, uint
             rc = rp->fn(rp->ctx, r, payload, payload_bytes, err);
             if (rc) return rc;
             rp->found->records++;
-            rp->found->bytes += padded(r->bytes);
+            rp->found->bytes += wal_padded(r->bytes);
             rp->lsn = lsn;
         }
         previous = r->crc;
-        at += padded(r->bytes);
+        at += wal_padded(r->bytes);
     }
     seg->end = at;
     if (lsn < end_lsn && lsn > rp->checkpoint_lsn) {
@@ -667,7 +647,7 @@ static enum err_code replay_segment(struct replay *rp, struct segment *seg, uint
          * left there. */
         const struct disk_wal_record *torn = (const void *)(bytes + at);
         if (size - at >= sizeof *torn && torn->lsn == lsn) {
-            uint64_t rest = size - at, length = padded(torn->bytes);
+            uint64_t rest = size - at, length = wal_padded(torn->bytes);
             rp->found->cut_bytes += length < rest ? length : rest;
         }
     }
@@ -709,15 +689,15 @@ static enum err_code replay_file(struct replay *rp, struct segment *seg, uint64_
 
 /* Find the started segments of this database, in order. */
 static enum err_code find_segments(struct wal *wal, bool read_only,
-                                   struct segment found[SEGMENTS_MAX], size_t *count,
+                                   struct segment found[WAL_SEGMENTS_MAX], size_t *count,
                                    struct err *err)
 {
     *count = 0;
-    for (int i = 0; i < SEGMENTS_MAX; i++) {
-        char file_name[200];
+    for (int i = 0; i < WAL_SEGMENTS_MAX; i++) {
+        char file_name[WAL_SEGMENT_NAME_BYTES];
         struct segment seg = {.number = i, .fd = -1};
         struct disk_wal_header h = {0};
-        segment_name(wal, i, file_name);
+        wal_segment_name(wal->name, i, file_name);
         int os_errno = file_open(wal->dir_fd, file_name, read_only ? O_RDONLY : O_RDWR, &seg.fd);
         if (os_errno == ENOENT) continue;
         if (!os_errno) os_errno = file_size(seg.fd, &seg.allocated);
@@ -729,12 +709,10 @@ static enum err_code find_segments(struct wal *wal, bool read_only,
             return err_os(err, os_errno, "read log segment %s", file_name);
         }
         wal->used_numbers |= 1ull << i;
-        static const struct disk_wal_header blank;
-        bool intact = memcmp(h.magic, WAL_MAGIC, sizeof h.magic) == 0 && h.crc == header_crc(&h);
+        bool intact = wal_header_is_intact(&h);
         bool ours = intact && memcmp(h.uuid, wal->uuid, sizeof h.uuid) == 0;
         enum err_code rc = ERR_OK;
-        /* A header is written by one sector: blank, or whole, or damaged. */
-        if (!intact && memcmp(&h, &blank, sizeof h) != 0)
+        if (!intact && !wal_header_is_blank(&h))
             rc = err_set(err, ERR_CORRUPT, "the header of log segment %s is damaged", file_name);
         else if (ours && h.format_version != FORMAT_VERSION)
             rc = err_set(err, ERR_QUARANTINED, "log segment %s has format version %" PRIu32,
@@ -800,7 +778,7 @@ static enum err_code replay_all(struct replay *rp, struct segment *segs, size_t 
 enum err_code wal_open(const struct wal_options *options, wal_replay_fn *replay, void *ctx,
                        struct wal **out, struct wal_recovery *found, struct err *err)
 {
-    struct segment segs[SEGMENTS_MAX];
+    struct segment segs[WAL_SEGMENTS_MAX];
     size_t count = 0;
     struct wal *wal = mem_new(struct wal);
     wal->dir_fd = options->dir_fd;
@@ -871,9 +849,9 @@ void wal_close(struct wal *wal)
 
 bool wal_exists(int dir_fd, const char *name)
 {
-    for (int i = 0; i < SEGMENTS_MAX; i++) {
-        char file_name[200];
-        snprintf(file_name, sizeof file_name, "%s.wal.%d", name, i);
+    for (int i = 0; i < WAL_SEGMENTS_MAX; i++) {
+        char file_name[WAL_SEGMENT_NAME_BYTES];
+        wal_segment_name(name, i, file_name);
         if (faccessat(dir_fd, file_name, F_OK, AT_SYMLINK_NOFOLLOW) == 0) return true;
     }
     return false;
@@ -881,9 +859,9 @@ bool wal_exists(int dir_fd, const char *name)
 
 enum err_code wal_remove(int dir_fd, const char *name, struct err *err)
 {
-    for (int i = 0; i < SEGMENTS_MAX; i++) {
-        char file_name[200];
-        snprintf(file_name, sizeof file_name, "%s.wal.%d", name, i);
+    for (int i = 0; i < WAL_SEGMENTS_MAX; i++) {
+        char file_name[WAL_SEGMENT_NAME_BYTES];
+        wal_segment_name(name, i, file_name);
         int os_errno = file_unlink(dir_fd, file_name);
         if (os_errno) return err_os(err, os_errno, "remove %s", file_name);
     }

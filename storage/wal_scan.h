@@ -24,7 +24,10 @@ struct wal_scan {
     /* Called for each record of rows, in LSN order; false ends the scan.  NULL is fine. */
     bool (*fn)(void *ctx, const struct disk_wal_record *record, const uint8_t *ops,
                uint64_t ops_bytes);
-    void *ctx;
+    /* Called now and then with the bytes read since; may sleep; false ends the scan.  NULL is fine.
+     */
+    bool (*pace)(void *ctx, uint64_t bytes);
+    void *ctx; /* of both */
 
     /* Out. */
     uint32_t segments;  /* that belong to this database and are in use */

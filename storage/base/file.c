@@ -129,6 +129,12 @@ int file_size(int fd, uint64_t *bytes)
     return 0;
 }
 
+bool file_has_name(int fd)
+{
+    struct stat st;
+    return fstat(fd, &st) == 0 && st.st_nlink > 0;
+}
+
 /* For file systems without fallocate().  Only what is behind the end needs it: what is before it
  * has been written or allocated by us. */
 static int write_zeros(int fd, uint64_t from, uint64_t to)

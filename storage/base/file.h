@@ -31,6 +31,7 @@ MUST_CHECK int file_write(int fd, const void *from, size_t len, uint64_t at);
 /* Gather write; may change iov[]. */
 MUST_CHECK int file_writev(int fd, struct iovec *iov, int count, uint64_t at);
 MUST_CHECK int file_size(int fd, uint64_t *bytes);
+bool file_has_name(int fd); /* false: it was removed, and goes with its last descriptor */
 
 /* Make bytes [at, at + len) really there, so that a later write cannot find the disk full.  On
  * failure the file is cut back to its old size (ext4 keeps what a failed fallocate got). */
