@@ -714,7 +714,7 @@ bool file_cache_peek(struct file_cache *c, const char *name, struct cache_entry 
     return found;
 }
 
-void file_cache_quarantine(struct file_cache *c, const char *name, const uint8_t uuid[16],
+bool file_cache_quarantine(struct file_cache *c, const char *name, const uint8_t uuid[16],
                            const char *reason)
 {
     mutex_lock(&c->mu);
@@ -724,7 +724,9 @@ void file_cache_quarantine(struct file_cache *c, const char *name, const uint8_t
         quarantine_entry(e, reason);
         log_error("database \"%s\" is quarantined: %s", e->name, e->reason);
     }
+    bool is_quarantined = e && e->quarantined && memcmp(e->uuid, uuid, sizeof e->uuid) == 0;
     mutex_unlock(&c->mu);
+    return is_quarantined;
 }
 
 void file_cache_hold_all(struct file_cache *c, uint64_t until_ns)

@@ -66,9 +66,9 @@ bool file_cache_next_sound(struct file_cache *c, const char *after, struct cache
  * for this.  False: there is none. */
 bool file_cache_peek(struct file_cache *c, const char *name, struct cache_entry *entry,
                      struct database **db);
-/* Damage was found in the files of a database that is closed: it is not to be opened.  If it was
- * opened meanwhile, nothing happens. */
-void file_cache_quarantine(struct file_cache *c, const char *name, const uint8_t uuid[16],
+/* Damage was found in the files of a database that is closed: it is not to be opened.  False: it
+ * was opened or dropped meanwhile, and nothing happens. */
+bool file_cache_quarantine(struct file_cache *c, const char *name, const uint8_t uuid[16],
                            const char *reason);
 /* A flush of all by hand: see database_is_held(). */
 void file_cache_hold_all(struct file_cache *c, uint64_t until_ns);

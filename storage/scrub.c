@@ -52,6 +52,20 @@ static bool same_place(const struct verify_error *a, const struct verify_error *
            a->has_row == b->has_row && a->row == b->row;
 }
 
+/* What the second look found and the first did not, for the report and for the reason. */
+static void add_new_errors(struct verify_result *r, const struct verify_result *again)
+{
+    size_t before = r->errors_kept;
+    for (size_t k = 0; k < again->errors_kept; k++) {
+        bool known = false;
+        for (size_t i = 0; i < before && !known; i++)
+            known = same_place(&r->errors[i], &again->errors[k]);
+        if (known) continue;
+        r->error_count++;
+        if (r->errors_kept < VERIFY_ERRORS_MAX) r->errors[r->errors_kept++] = again->errors[k];
+    }
+}
+
 /* Write anew what memory still has.  False: there is damage that it has not. */
 static bool heal(struct database *db, const struct verify_options *o, struct verify_result *r)
 {
@@ -80,10 +94,11 @@ static bool heal(struct database *db, const struct verify_options *o, struct ver
         for (size_t k = 0; k < again->errors_kept; k++)
             if (same_place(&r->errors[i], &again->errors[k])) r->errors[i].healed = false;
     }
-    if (good && again->error_count == 0)
+    if (good && again->complete && again->error_count == 0)
         log_warning(
             "database \"%s\": damage of its files was repaired from memory, by a checkpoint",
             db->name);
+    if (good && again->error_count) add_new_errors(r, again);
     good = good && again->error_count == 0;
     mem_free(again);
     return good;
@@ -146,20 +161,18 @@ enum err_code scrub_database(struct engine *engine, struct file_cache *cache, co
             file_cache_release(db);
             continue;
         }
-        stat_add(STAT_CHECKSUM_ERRORS, r->error_count);
         log_errors(name, r);
         bool healed = db && heal(db, &o, r);
+        stat_add(STAT_CHECKSUM_ERRORS, r->error_count);
         if (!healed) {
             struct err why = {.code = ERR_CORRUPT};
             char text[320] = "";
             for (size_t k = 0; k < r->errors_kept && !text[0]; k++)
                 if (!r->errors[k].healed) verify_error_text(&r->errors[k], text, sizeof text);
             snprintf(why.msg, sizeof why.msg, "%s%s", text, r->error_count > 1 ? ", and more" : "");
-            if (db)
-                database_quarantine(db, &why);
-            else
-                file_cache_quarantine(cache, name, entry.uuid, why.msg);
-            *quarantined = true;
+            if (db) database_quarantine(db, &why);
+            *quarantined = db || file_cache_quarantine(cache, name, entry.uuid, why.msg);
+            if (!*quarantined && i + 1 < TRIES) continue; /* opened just now */
         }
         file_cache_release(db);
         break;
@@ -208,7 +221,7 @@ static bool do_round(struct scrub *s)
     struct service_stats stats = {0};
     struct cache_entry entry = {.name = ""};
     struct verify_result *r = mem_new(struct verify_result);
-    bool stopped = false;
+    bool stopped = ticker_is_stopped(&s->ticker);
     uint64_t databases = 0, bad = 0, begun = clock_ns();
     file_cache_stats(s->cache, &stats);
     s->done_bytes = 0;
@@ -224,7 +237,10 @@ static bool do_round(struct scrub *s)
             log_warning("scrub of \"%s\": %s", entry.name, err.msg);
         databases++;
         bad += !rc && r->error_count;
-        stopped = !rc && !r->complete;
+        stopped = ticker_is_stopped(&s->ticker);
+        /* The next round may find it at rest. */
+        if (!rc && !r->complete && !stopped)
+            log_warning("scrub of \"%s\": its file was changed all the while", entry.name);
     }
     mem_free(r);
     if (stopped) return false;
