@@ -114,6 +114,7 @@ static const struct image_block *laid_over(const struct image *img, uint64_t blo
 int image_read(struct image *img, void *to, size_t bytes, uint64_t at)
 {
     uint8_t *p = to;
+    img->bytes_read += bytes;
     if (!img->ckpt_count) return file_read(img->fd, to, bytes, at);
     while (bytes > 0) {
         uint64_t block = at / BLOCK_BYTES, within = at % BLOCK_BYTES;
@@ -204,6 +205,15 @@ void image_close(struct image *img)
     *img = (struct image){.fd = -1, .ckpt_fd = -1};
 }
 
+const struct disk_superblock *image_newest(const struct image *img)
+{
+    const struct disk_superblock *best = NULL;
+    for (int i = 0; i < SUPERBLOCK_COUNT; i++)
+        if (img->superblock_good[i] && (!best || img->superblocks[i].generation > best->generation))
+            best = &img->superblocks[i];
+    return best;
+}
+
 bool image_use(struct image *img, const struct disk_superblock *sb, bool proven)
 {
     forget_manifest(img);
@@ -292,7 +302,13 @@ static bool record_bytes(struct image *img, uint64_t at, size_t bytes, void *to)
     while (bytes > 0) {
         if (at < img->window_at || at >= img->window_at + img->window_bytes) {
             uint64_t run = region_run(shape, at), place = image_place(img, REGION_RECORDS, at);
-            if (run > WINDOW_BYTES) run = WINDOW_BYTES;
+            /* Records of rows that were updated lie anywhere: more is read at once only where it
+             * goes on. */
+            bool goes_on =
+                img->window_bytes && at - img->window_at - img->window_bytes < BLOCK_BYTES;
+            uint64_t most = goes_on ? img->window_bytes * 4 : BLOCK_BYTES;
+            if (most > WINDOW_BYTES) most = WINDOW_BYTES;
+            if (run > most) run = most;
             img->window_bytes = 0;
             if (!place) return false;
             /* One bad sector must not take its neighbours along. */

@@ -27,7 +27,8 @@ struct image {
     char name[NAME_BYTES_MAX + 1];
     char file_name[NAME_BYTES_MAX + 8];
     int fd;
-    uint64_t bytes; /* of the file */
+    uint64_t bytes;      /* of the file */
+    uint64_t bytes_read; /* since image_open(), from either file */
 
     /* The checkpoint that is laid over it; fd -1: none. */
     int ckpt_fd;
@@ -59,6 +60,8 @@ MUST_CHECK enum err_code image_open(int dir_fd, const char *name, bool overlay, 
                                     struct err *err);
 void image_close(struct image *img); /* a zeroed or closed one is fine */
 
+/* The newest superblock with a right checksum; NULL: there is none. */
+const struct disk_superblock *image_newest(const struct image *img);
 /* Take this superblock's manifest; `proven`: only if its checksum is right.  False: not usable. */
 bool image_use(struct image *img, const struct disk_superblock *sb, bool proven);
 

@@ -293,8 +293,11 @@ enum err_code service_verify(struct service *s, const char *name, struct verify_
     rc = database_check_readable(db, err);
     file_cache_release(db);
     if (!rc) rc = scrub_database(s->engine, s->cache, name, goes_on, s, r, quarantined, err);
-    if (!rc && !r->complete)
+    if (!rc && !r->complete && !goes_on(s, 0))
         rc = err_set(err, ERR_SHUTTING_DOWN, "the verification of \"%s\" was interrupted", name);
+    else if (!rc && !r->complete)
+        rc = err_set(err, ERR_OVERLOADED,
+                     "the file of \"%s\" was changed all the while; try it again later", name);
     return rc;
 }
 

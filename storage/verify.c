@@ -9,9 +9,13 @@
  *
  * A LIVE FILE.  Blocks of mutable regions change in step 4 of a checkpoint only, while its .ckpt
  * exists, and the superblock is the last of them.  A live row or record of a checkpoint is not
- * written over before the next one is complete.  So if something is wrong, and then there is no
- * .ckpt, and the superblock is the one that the pass began with, and it is still wrong, then it is
- * damage; else the pass (2) or slice (3) is done again with the new checkpoint.
+ * written over before the next one is complete.  So if something is wrong, or could not be compared
+ * because its block is another one by now, and then there is no .ckpt, and the superblock is the
+ * one that the pass began with, then it is damage; else the pass (2) or slice (3) is done again
+ * with the new checkpoint.  If the file never holds still, nothing is said about it.
+ *
+ * PACE.  What image.c and wal_scan.c read is counted there; it is charged between two pieces of
+ * work.
  */
 #include "storage/verify.h"
 
@@ -38,6 +42,7 @@ enum {
     LOG_LOOKS = 3,
     CHECKPOINT_WAIT_MS = 20,
     CHECKPOINT_WAITS = 3000, /* a minute for one checkpoint */
+    PACE_BYTES = 64 * 1024,  /* charged at a time */
 };
 
 struct run {
@@ -51,8 +56,15 @@ struct run {
     uint8_t *nodes_seen;
     uint64_t bits;
     uint64_t node_bits;
+    uint64_t charged; /* of img.bytes_read */
     bool stopped;
-    bool restart; /* compaction has put another file in its place: nothing of before counts */
+    bool restart; /* another file is in its place, or it has no checkpoint: begin anew */
+    bool gave_up; /* the file never held still */
+    /* What could not be compared and was passed over, and the first of it. */
+    struct {
+        uint64_t count, block;
+        enum verify_region region;
+    } unsure;
 };
 
 const char *verify_region_name(enum verify_region region)
@@ -117,14 +129,27 @@ static void with_sums(struct verify_error *e, uint32_t want, uint32_t got)
 /* A point to which the result can be taken back. */
 struct mark {
     uint64_t error_count, blocks, rows, records;
+    uint64_t unsure;
     size_t errors_kept;
 };
 
 static struct mark mark(const struct run *run)
 {
     const struct verify_result *r = run->r;
-    return (struct mark){r->error_count, r->blocks_checked, r->rows_checked, r->records_checked,
-                         r->errors_kept};
+    return (struct mark){
+        .error_count = r->error_count,
+        .errors_kept = r->errors_kept,
+        .blocks = r->blocks_checked,
+        .rows = r->rows_checked,
+        .records = r->records_checked,
+        .unsure = run->unsure.count,
+    };
+}
+
+/* Is there a reason to look again at what was read since? */
+static bool is_in_doubt(const struct run *run, const struct mark *m)
+{
+    return run->r->error_count != m->error_count || run->unsure.count != m->unsure;
 }
 
 static void take_back(struct run *run, const struct mark *m)
@@ -135,14 +160,38 @@ static void take_back(struct run *run, const struct mark *m)
     r->blocks_checked = m->blocks;
     r->rows_checked = m->rows;
     r->records_checked = m->records;
+    run->unsure.count = m->unsure;
 }
 
-/* False: stop. */
-static bool pace(struct run *run, uint64_t bytes)
+/* What lies in a block that is not good is not looked at: it is either damaged, and that is an
+ * error, or it was written meanwhile. */
+static void pass_over(struct run *run, enum verify_region region, uint64_t block)
+{
+    if (run->unsure.count++) return;
+    run->unsure.region = region;
+    run->unsure.block = block;
+}
+
+/* Charge `bytes` now; false: stop. */
+static bool charge(struct run *run, uint64_t bytes)
 {
     run->r->bytes_read += bytes;
     if (!run->stopped && run->o->pace && !run->o->pace(run->o->ctx, bytes)) run->stopped = true;
     return !run->stopped;
+}
+
+/* Charge what was read of the image since; false: stop. */
+static bool pace_now(struct run *run)
+{
+    uint64_t bytes = run->img.bytes_read - run->charged;
+    run->charged = run->img.bytes_read;
+    return charge(run, bytes);
+}
+
+/* The same, if it is worth a call. */
+static bool pace(struct run *run)
+{
+    return run->img.bytes_read - run->charged >= PACE_BYTES ? pace_now(run) : !run->stopped;
 }
 
 /* ---- has the file moved on? ---- */
@@ -163,16 +212,6 @@ static bool was_replaced(const struct run *run)
             named.st_ino != open_one.st_ino || named.st_dev != open_one.st_dev);
 }
 
-/* The newest good superblock; NULL: none. */
-static const struct disk_superblock *newest(const struct image *img)
-{
-    const struct disk_superblock *best = NULL;
-    for (int i = 0; i < SUPERBLOCK_COUNT; i++)
-        if (img->superblock_good[i] && (!best || img->superblocks[i].generation > best->generation))
-            best = &img->superblocks[i];
-    return best;
-}
-
 /* Something is wrong in what was read.  True: the file has moved on meanwhile, or does so now (that
  * is waited for), and it should be read again. */
 static bool has_moved(struct run *run)
@@ -181,7 +220,7 @@ static bool has_moved(struct run *run)
     bool waited = false;
     for (int i = 0; run->o->live && i < CHECKPOINT_WAITS && ckpt_exists(run); i++) {
         waited = true;
-        if (!pace(run, 0)) return false;
+        if (!pace_now(run)) return false;
         nanosleep(&(struct timespec){.tv_nsec = CHECKPOINT_WAIT_MS * 1000000l}, NULL);
     }
     if (waited || was_replaced(run)) return true;
@@ -201,7 +240,9 @@ static enum err_code choose_checkpoint(struct run *run, bool *usable, struct err
     const struct verify_options *o = run->o;
     struct image *img = &run->img;
     *usable = false;
+    pace_now(run);
     image_close(img);
+    run->charged = 0;
     enum err_code rc = image_open(o->dir_fd, o->name, !o->live, img, err);
     if (rc == ERR_CORRUPT) {
         add_error(run, VERIFY_FILE, "%s", err->msg);
@@ -221,7 +262,7 @@ static enum err_code choose_checkpoint(struct run *run, bool *usable, struct err
         at_block(e, (uint64_t)i);
         if (has_magic) with_sums(e, superblock_crc(sb), sb->crc);
     }
-    const struct disk_superblock *sb = newest(img);
+    const struct disk_superblock *sb = image_newest(img);
     if (!sb) return ERR_OK;
     if (o->uuid && memcmp(sb->uuid, o->uuid, sizeof sb->uuid) != 0)
         add_error(run, VERIFY_FILE, "%s is another database than the one known by that name",
@@ -242,7 +283,6 @@ static enum err_code choose_checkpoint(struct run *run, bool *usable, struct err
         add_error(run, VERIFY_FILE, "%s has %" PRIu64 " bytes, %" PRIu64 " are needed",
                   img->file_name, img->bytes, sb->file_bytes);
     *usable = true;
-    pace(run, 2 * BLOCK_BYTES + sb->manifest_bytes);
     return ERR_OK;
 }
 
@@ -278,7 +318,7 @@ static void check_sums(struct run *run)
         uint64_t at = image_place(img, REGION_SUMS, (uint64_t)i * (BLOCK_BYTES / sizeof(uint32_t)));
         run->r->blocks_checked++;
         if (state != IMAGE_GOOD) block_error(run, VERIFY_SUMS, at / BLOCK_BYTES, state, want, got);
-        if (!pace(run, BLOCK_BYTES)) return;
+        if (!pace(run)) return;
     }
 }
 
@@ -325,19 +365,20 @@ static void check_region(struct run *run, enum region_id region, enum verify_reg
             uint32_t want, got;
             enum image_state state = image_block(img, first + b, bytes, &want, &got);
             run->r->blocks_checked++;
-            /* Unproven ones were counted with the block of checksums. */
+            /* The error of unproven ones is that of their block of checksums. */
             if (state == IMAGE_BAD || state == IMAGE_UNREADABLE)
                 block_error(run, where, first + b, state, want, got);
+            if (state == IMAGE_UNPROVEN) pass_over(run, where, first + b);
             if (region == REGION_SLOTS && state == IMAGE_GOOD) {
                 const struct slot *slots = (const void *)bytes;
                 for (uint64_t i = 0; i < per_block && cell + i < c->slot_count; i++)
                     check_slot(run, cell + i, &slots[i], &live, &dead);
             }
-            if (!pace(run, BLOCK_BYTES)) return;
+            if (!pace(run)) return;
         }
     }
     /* With a block missing nothing adds up. */
-    if (region != REGION_SLOTS || run->r->error_count != before) return;
+    if (region != REGION_SLOTS || run->r->error_count != before || run->unsure.count) return;
     if (live != c->live_count || dead != c->dead_count)
         add_error(run, VERIFY_COUNTS,
                   "%" PRIu64 " rows live and %" PRIu64 " are dead, counted are %" PRIu64
@@ -364,7 +405,7 @@ static void check_dead_chain(struct run *run)
         last = next;
         next = s->next_dead;
         count++;
-        if (count % 65536 == 0 && !pace(run, 0)) return;
+        if (!pace(run)) return;
     }
     if (count != c->dead_count || last != c->dead_last)
         add_error(run, VERIFY_SLOTS, "the chain of dead slots has %" PRIu64 " of %" PRIu64 " slots",
@@ -428,7 +469,11 @@ static void check_entry(struct run *run, uint64_t node, const struct index_entry
         index_error(run, node, "names a slot that is not there");
         return;
     }
-    if (state != IMAGE_GOOD) return; /* the block's own error */
+    if (state != IMAGE_GOOD) {
+        set_bit(run->seen, e->ref);
+        pass_over(run, VERIFY_SLOTS, image_place(&run->img, REGION_SLOTS, e->ref) / BLOCK_BYTES);
+        return;
+    }
     if (s->key != e->key || s->text_bytes != e->text_bytes)
         index_error(run, node, "names a slot that has another id");
     if (bit(run->seen, e->ref)) index_error(run, node, "names a slot for the second time");
@@ -455,7 +500,11 @@ static bool check_level(struct run *run, uint32_t first, uint32_t level, uint64_
             index_error(run, ref - 1, "is not there");
             break;
         }
-        if (state != IMAGE_GOOD) break; /* the block's own error */
+        if (state != IMAGE_GOOD) {
+            uint64_t at = image_place(&run->img, REGION_ID_INDEX, ref - 1);
+            pass_over(run, VERIFY_ID_INDEX, at / BLOCK_BYTES);
+            break;
+        }
         memcpy(node, cell, sizeof *node);
         if (bit(run->nodes_seen, ref - 1)) {
             index_error(run, ref - 1, "is linked twice");
@@ -502,7 +551,7 @@ static bool check_level(struct run *run, uint32_t first, uint32_t level, uint64_
         }
         nodes++;
         ref = node->right;
-        if (!pace(run, 0)) good = false;
+        if (!pace(run)) good = false;
     }
     if (good && entries_below && *entries_below != nodes)
         index_error(run, first - 1, "begins a level with nodes that no level above names");
@@ -618,7 +667,10 @@ static void check_slice(struct run *run, uint64_t from, uint64_t count)
     for (uint64_t i = 0; i < count; i++) {
         enum image_state state;
         const struct slot *s = image_cell(img, REGION_SLOTS, from + i, &state);
-        any = any || (s && state == IMAGE_GOOD && s->death == SLOT_NEVER);
+        if (!s || state != IMAGE_GOOD)
+            pass_over(run, VERIFY_SLOTS, image_place(img, REGION_SLOTS, from + i) / BLOCK_BYTES);
+        else if (s->death == SLOT_NEVER)
+            any = true;
     }
     if (!any) return;
     bool whole = at && image_read(img, run->slice, count * row_bytes, at) == 0;
@@ -638,10 +690,12 @@ static void check_slice(struct run *run, uint64_t from, uint64_t count)
                    REGION_VECTORS, from + i);
         }
         check_record(run, from + i, &s);
+        if (!pace(run)) return;
     }
 }
 
-/* Only to follow the file to its next checkpoint; what is wrong with it was said already. */
+/* Only to follow the file to its next checkpoint; what is wrong with it was said already, or will
+ * be, if it is not usable: then all is to be begun anew. */
 static enum err_code follow(struct run *run, bool *usable, struct err *err)
 {
     struct mark m = mark(run);
@@ -664,24 +718,32 @@ static enum err_code check_rows(struct run *run, struct err *err)
         if (count > slot_count - from) count = slot_count - from;
         struct mark m = mark(run);
         check_slice(run, from, count);
-        if (run->r->error_count != m.error_count && moved < MOVED_MAX && has_moved(run)) {
+        if (run->stopped) return ERR_OK;
+        if (is_in_doubt(run, &m) && has_moved(run)) {
             bool usable;
             take_back(run, &m);
-            moved++;
+            run->gave_up = ++moved > MOVED_MAX;
             run->restart = was_replaced(run);
-            if (run->restart) return ERR_OK;
+            if (run->gave_up || run->restart) return ERR_OK;
             rc = follow(run, &usable, err);
-            if (!rc && !usable) return ERR_OK;
+            run->restart = !rc && !usable;
+            if (run->restart) return ERR_OK;
             continue;
         }
+        if (run->stopped) return ERR_OK;
         moved = 0;
         from += count;
-        if (!pace(run, count * (row_bytes + sizeof(struct slot)))) return ERR_OK;
     }
+    pace_now(run);
     return rc;
 }
 
 /* ---- 4: the log ---- */
+
+static bool pace_log(void *ctx, uint64_t bytes)
+{
+    return charge(ctx, bytes);
+}
 
 static enum err_code check_log(struct run *run, struct err *err)
 {
@@ -692,34 +754,42 @@ static enum err_code check_log(struct run *run, struct err *err)
             .name = o->name,
             .uuid = run->img.sb.uuid,
             .after_lsn = run->img.sb.lsn,
+            .pace = pace_log,
+            .ctx = run,
         };
         enum err_code rc = wal_scan(&s, err);
-        if (rc) return rc;
+        if (rc || run->stopped) return rc;
         struct verify_result *r = run->r;
         r->log_segments = s.segments;
         r->log_records = s.records;
         r->log_bytes = s.bytes;
         r->log_cut_bytes = s.cut_bytes;
         /* Of a log that is being written, the end may look torn; not what is known to be durable.
-         */
-        bool lacks = o->live && s.segments && s.last_lsn < o->durable_lsn &&
-                     run->img.sb.lsn < o->durable_lsn;
-        if (!s.damaged && !lacks) return ERR_OK;
+         * And a database that the daemon knows always has one. */
+        bool is_missing = o->live && !s.segments;
+        bool lacks = o->live && s.last_lsn < o->durable_lsn && run->img.sb.lsn < o->durable_lsn;
+        if (!s.damaged && !is_missing && !lacks) return ERR_OK;
         /* A segment that is given back may look odd for a moment. */
-        bool moved = attempt < MOVED_MAX && has_moved(run);
-        if (moved || (o->live && attempt < LOG_LOOKS)) {
-            bool usable = true;
-            run->restart = moved && was_replaced(run);
-            if (run->restart) return ERR_OK;
-            if (moved)
-                rc = follow(run, &usable, err);
-            else
-                nanosleep(&(struct timespec){.tv_nsec = CHECKPOINT_WAIT_MS * 1000000l}, NULL);
-            if (rc || !usable) return rc;
+        bool moved = has_moved(run);
+        if (run->stopped) return ERR_OK;
+        run->gave_up = moved && attempt >= MOVED_MAX;
+        run->restart = moved && was_replaced(run);
+        if (run->gave_up || run->restart) return ERR_OK;
+        if (moved) {
+            bool usable;
+            rc = follow(run, &usable, err);
+            run->restart = !rc && !usable;
+            if (rc || run->restart) return rc;
+            continue;
+        }
+        if (o->live && attempt < LOG_LOOKS) {
+            nanosleep(&(struct timespec){.tv_nsec = CHECKPOINT_WAIT_MS * 1000000l}, NULL);
             continue;
         }
         if (s.damaged)
             add_error(run, VERIFY_LOG, "%.190s", s.damage.msg);
+        else if (is_missing)
+            add_error(run, VERIFY_LOG, "the log is missing");
         else
             add_error(run, VERIFY_LOG,
                       "the log ends at LSN %" PRIu64 ", but %" PRIu64 " is durable", s.last_lsn,
@@ -730,20 +800,32 @@ static enum err_code check_log(struct run *run, struct err *err)
 
 /* ---- all ---- */
 
-static enum err_code verify_once(struct run *run, struct err *err)
+static const struct mark nothing;
+
+/* Passes 1 and 2, until the file holds still. */
+static enum err_code check_file(struct run *run, bool *usable, struct err *err)
 {
-    const struct mark nothing = {0};
-    bool usable = false;
-    enum err_code rc = ERR_OK;
-    run->restart = false;
     for (int attempt = 0;; attempt++) {
         take_back(run, &nothing);
-        rc = check_checkpoint(run, &usable, err);
-        if (rc || run->stopped || run->r->error_count == 0) break;
-        if (attempt >= MOVED_MAX || !run->img.name[0] || !has_moved(run)) break;
+        enum err_code rc = check_checkpoint(run, usable, err);
+        if (rc || run->stopped || !is_in_doubt(run, &nothing)) return rc;
+        if (!run->img.name[0] || !has_moved(run)) return ERR_OK;
+        run->gave_up = attempt >= MOVED_MAX;
+        if (run->gave_up) {
+            take_back(run, &nothing);
+            return ERR_OK;
+        }
     }
-    if (!rc && usable && !run->stopped) rc = check_rows(run, err);
-    if (!rc && usable && !run->stopped && !run->restart) rc = check_log(run, err);
+}
+
+static enum err_code verify_once(struct run *run, struct err *err)
+{
+    bool usable = false;
+    run->restart = false;
+    enum err_code rc = check_file(run, &usable, err);
+    usable = usable && !rc && !run->stopped && !run->gave_up;
+    if (usable) rc = check_rows(run, err);
+    if (usable && !rc && !run->stopped && !run->gave_up && !run->restart) rc = check_log(run, err);
     return rc;
 }
 
@@ -758,7 +840,12 @@ enum err_code verify_files(const struct verify_options *o, struct verify_result 
     do
         rc = verify_once(&run, err);
     while (!rc && run.restart && !run.stopped && ++attempt < MOVED_MAX);
-    r->complete = !rc && !run.stopped && !run.restart;
+    if (run.restart) take_back(&run, &nothing);
+    r->complete = !rc && !run.stopped && !run.restart && !run.gave_up;
+    /* Whoever it was that did not give the same twice: it is not good. */
+    if (r->complete && run.unsure.count && !r->error_count)
+        at_block(add_error(&run, run.unsure.region, "a block could not be compared"),
+                 run.unsure.block);
     image_close(&run.img);
     mem_free(run.slice);
     mem_free(run.record);

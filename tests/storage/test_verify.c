@@ -370,6 +370,224 @@ static void writers_checkpoints_and_compactions_do_not_look_like_damage(void **s
     test_dir_remove(dir);
 }
 
+/* ---- a checkpoint at any moment of a verification ---- */
+
+enum { MANY_ROWS = 40000, MANY_DIM = 4, GONE_EVERY = 50 };
+
+/* More blocks of slots and id index than image.c keeps; every 50th id was deleted. */
+static void fill_many(const char *dir)
+{
+    static float vectors[1000][MANY_DIM];
+    static struct row_input rows[1000];
+    struct err err;
+    uint64_t seed = 20, lsn;
+    double ms;
+    struct service *svc = test_service_open(dir);
+    test_create(svc, "docs", MANY_DIM, METRIC_EUCLIDEAN);
+    struct database *db = test_acquire(svc, "docs");
+    for (uint64_t first = 0; first < MANY_ROWS; first += 1000) {
+        for (uint64_t i = 0; i < 1000; i++) {
+            for (int k = 0; k < MANY_DIM; k++)
+                vectors[i][k] = test_random_float(&seed);
+            rows[i] = (struct row_input){.id = {.number = first + i}, .vector = vectors[i]};
+        }
+        CHECK_OK(database_put(db, rows, 1000, MANY_DIM, true, &lsn, &err));
+    }
+    for (uint64_t id = 0; id < MANY_ROWS; id += GONE_EVERY)
+        assert_int_equal(test_delete(db, (struct vector_id){.number = id}), 1);
+    CHECK_OK(service_flush(svc, "docs", &ms, &err));
+    service_release(db);
+    test_service_close(svc);
+}
+
+struct watched {
+    struct service *svc;
+    const struct verify_result *r;
+    void (*then)(const char *dir); /* after the checkpoint; may be NULL */
+    const char *dir;
+    int calls, at; /* the checkpoint comes in this call, from 1; 0: with the first rows */
+    uint64_t next_id;
+    bool done;
+};
+
+/* Blocks of slots and index all over the file change, but no row. */
+static void write_a_checkpoint(struct watched *w)
+{
+    struct err err;
+    double ms;
+    struct database *db = test_acquire(w->svc, "docs");
+    for (int i = 0; i < 20; i++) {
+        struct vector_id id = {.number = w->next_id};
+        w->next_id = (w->next_id + 37 * GONE_EVERY) % MANY_ROWS;
+        test_put_number(db, id.number, 1);
+        assert_int_equal(test_delete(db, id), 1);
+    }
+    CHECK_OK(service_flush(w->svc, "docs", &ms, &err));
+    service_release(db);
+}
+
+static bool checkpoint_once(void *ctx, uint64_t bytes)
+{
+    struct watched *w = ctx;
+    (void)bytes;
+    w->calls++;
+    if (w->done || (w->at ? w->calls != w->at : w->r->rows_checked == 0)) return true;
+    w->done = true;
+    write_a_checkpoint(w);
+    if (w->then) w->then(w->dir);
+    return true;
+}
+
+static struct verify_result *verify_watched(struct watched *w)
+{
+    static struct verify_result r;
+    struct err err;
+    int fd = open(w->dir, O_RDONLY | O_DIRECTORY);
+    struct verify_options o = {
+        .dir_fd = fd, .name = "docs", .live = true, .pace = checkpoint_once, .ctx = w};
+    w->r = &r;
+    w->calls = 0;
+    w->done = false;
+    CHECK_OK(verify_files(&o, &r, &err));
+    close(fd);
+    return &r;
+}
+
+static void a_checkpoint_at_any_moment_hides_nothing(void **state)
+{
+    (void)state;
+    char *dir = test_dir_new();
+    fill_many(dir);
+    struct watched w = {.svc = test_service_open(dir), .dir = dir, .at = -1};
+    const struct verify_result *r = verify_watched(&w);
+    assert_clean(r);
+    const uint64_t live = MANY_ROWS - MANY_ROWS / GONE_EVERY;
+    assert_int_equal(r->rows_checked, live);
+    int calls = w.calls;
+    assert_true(calls > 20);
+    for (w.at = 1; w.at <= calls; w.at++) {
+        r = verify_watched(&w);
+        assert_true(w.done);
+        assert_clean(r);
+        assert_int_equal(r->rows_checked, live);
+    }
+    test_service_close(w.svc);
+    assert_clean(verify_dir(dir, "docs", false));
+
+    /* Slot and id index do not agree any more. */
+    forge_slot(dir, MANY_ROWS / 2 + 7, give_another_key);
+    w.svc = test_service_open(dir);
+    for (w.at = 1; w.at <= calls; w.at += 3) {
+        bool found = false;
+        r = verify_watched(&w);
+        for (size_t i = 0; i < r->errors_kept; i++)
+            found = found || r->errors[i].region == VERIFY_ID_INDEX;
+        if (!found) fail_msg("nothing was found with a checkpoint in call %d", w.at);
+    }
+    test_service_close(w.svc);
+    test_dir_remove(dir);
+}
+
+static void flip_last_row(const char *dir)
+{
+    struct err err;
+    struct image img;
+    int fd = open(dir, O_RDONLY | O_DIRECTORY);
+    CHECK_OK(image_open(fd, "docs", false, &img, &err));
+    assert_true(image_use(&img, image_newest(&img), true));
+    flip(dir, "docs.jvdb", image_place(&img, REGION_VECTORS, MANY_ROWS - 1) + 3);
+    flip(dir, "docs.jvdb", img.sb.manifest_at + 100);
+    image_close(&img);
+    close(fd);
+}
+
+static void a_new_checkpoint_that_is_damaged_is_not_passed_over(void **state)
+{
+    (void)state;
+    char *dir = test_dir_new();
+    fill_many(dir);
+    struct watched w = {.svc = test_service_open(dir), .dir = dir, .then = flip_last_row};
+    const struct verify_result *r = verify_watched(&w);
+    assert_true(w.done);
+    assert_true(r->complete && r->error_count > 0);
+    assert_int_equal(r->errors[0].region, VERIFY_MANIFEST);
+    test_service_close(w.svc);
+    test_dir_remove(dir);
+}
+
+/* Several in each pass: it can never be told what is damage and what is new. */
+static bool checkpoint_often(void *ctx, uint64_t bytes)
+{
+    struct watched *w = ctx;
+    (void)bytes;
+    if (w->calls++ % 16 == 0) write_a_checkpoint(w);
+    return true;
+}
+
+static void a_file_that_never_holds_still_is_not_called_damaged(void **state)
+{
+    (void)state;
+    struct err err;
+    char *dir = test_dir_new();
+    fill_many(dir);
+    struct watched w = {.svc = test_service_open(dir), .dir = dir};
+    int fd = open(dir, O_RDONLY | O_DIRECTORY);
+    struct verify_options o = {
+        .dir_fd = fd, .name = "docs", .live = true, .pace = checkpoint_often, .ctx = &w};
+    static struct verify_result r;
+    CHECK_OK(verify_files(&o, &r, &err));
+    assert_false(r.complete);
+    assert_int_equal(r.error_count, 0);
+    close(fd);
+    test_service_close(w.svc);
+    test_dir_remove(dir);
+}
+
+static void remove_log(const char *dir)
+{
+    for (int i = 0; i < 64; i++) {
+        char path[768];
+        snprintf(path, sizeof path, "%s/docs.wal.%d", dir, i);
+        unlink(path);
+    }
+}
+
+static void a_log_that_is_gone_is_missed_and_made_again(void **state)
+{
+    (void)state;
+    struct err err;
+    double ms;
+    uint64_t seed = 21;
+    char *dir = test_dir_new();
+    struct service *svc = test_service_open(dir);
+    test_create(svc, "docs", DIM, METRIC_COSINE);
+    struct database *db = test_acquire(svc, "docs");
+    struct verify_result *r = calloc(1, sizeof *r);
+    /* With records in it, and without. */
+    for (int round = 0; round < 4; round++) {
+        write_rows(db, &seed, 50);
+        CHECK_OK(service_flush(svc, "docs", &ms, &err)); /* one segment is kept for the next */
+        if (round % 2) write_rows(db, &seed, 50);
+        uint64_t count = test_count(db);
+        remove_log(dir);
+        bool quarantined = true;
+        CHECK_OK(service_verify(svc, "docs", r, &quarantined, &err));
+        assert_int_equal(r->error_count, 1);
+        assert_int_equal(r->errors[0].region, VERIFY_LOG);
+        assert_true(r->errors[0].healed);
+        assert_false(quarantined);
+        CHECK_OK(service_verify(svc, "docs", r, &quarantined, &err));
+        assert_clean(r);
+        assert_int_equal(test_count(db), count);
+    }
+    free(r);
+    service_release(db);
+    test_service_close(svc);
+    test_dir_remove(dir);
+}
+
+/* ---- what becomes of it ---- */
+
 static void damage_under_an_open_database_quarantines_it_with_the_reason(void **state)
 {
     (void)state;
@@ -443,6 +661,34 @@ static void what_memory_still_has_is_written_anew(void **state)
     }
 }
 
+static void what_is_found_when_the_rest_is_healed_is_the_reason(void **state)
+{
+    (void)state;
+    struct err err;
+    uint64_t row;
+    char *dir = test_dir_new();
+    fill(dir, 9);
+    uint64_t manifest_at = place_of(dir, VERIFY_MANIFEST, &row);
+    uint64_t at = place_of(dir, VERIFY_VECTORS, &row);
+    struct service *svc = test_service_open(dir);
+    struct database *db = test_acquire(svc, "docs");
+    flip(dir, "docs.jvdb", manifest_at); /* without it no row can be looked at */
+    flip(dir, "docs.jvdb", at);
+    struct verify_result *r = calloc(1, sizeof *r);
+    bool quarantined = false;
+    CHECK_OK(service_verify(svc, "docs", r, &quarantined, &err));
+    assert_true(quarantined);
+    assert_int_equal(r->error_count, 2);
+    assert_true(r->errors[0].healed);
+    assert_false(r->errors[1].healed);
+    assert_int_equal(r->errors[1].region, VERIFY_VECTORS);
+    assert_non_null(strstr(test_info(svc, "docs").reason, "vectors: the row in slot"));
+    service_release(db);
+    free(r);
+    test_service_close(svc);
+    test_dir_remove(dir);
+}
+
 static bool was_found(void *ctx)
 {
     struct service_stats stats;
@@ -470,6 +716,55 @@ static void the_scrub_finds_damage_of_closed_databases_without_opening_them(void
     struct database *db;
     assert_int_equal(service_acquire(svc, "docs", true, &db, &err), ERR_QUARANTINED);
     assert_non_null(strstr(err.msg, "records: the record of slot"));
+    test_service_close(svc);
+    test_dir_remove(dir);
+}
+
+static struct service *scrub_service(const char *dir, uint64_t bytes_per_second)
+{
+    struct err err;
+    struct service_options options = test_options(dir);
+    options.scrub_interval_seconds = 1;
+    options.scrub_bytes_per_second = bytes_per_second;
+    struct service *svc = NULL;
+    CHECK_OK(service_open(&options, &svc, &err));
+    return svc;
+}
+
+static void the_scrub_misses_the_log_of_a_closed_database(void **state)
+{
+    (void)state;
+    struct err err;
+    char *dir = test_dir_new();
+    fill(dir, 22);
+    remove_log(dir);
+    struct service *svc = scrub_service(dir, 1 << 30);
+    assert_true(test_until(was_found, svc));
+    struct database *db;
+    assert_int_equal(service_acquire(svc, "docs", true, &db, &err), ERR_QUARANTINED);
+    assert_non_null(strstr(err.msg, "the log is missing"));
+    test_service_close(svc);
+    test_dir_remove(dir);
+}
+
+static void the_scrub_goes_on_behind_a_file_that_never_holds_still(void **state)
+{
+    (void)state;
+    char *dir = test_dir_new();
+    fill_many(dir);
+    struct service *svc = test_service_open(dir);
+    test_create(svc, "other", DIM, METRIC_COSINE);
+    test_service_close(svc);
+    flip(dir, "other.jvdb", BLOCK_BYTES + 700);
+    svc = scrub_service(dir, 40 << 20); /* a tenth of a second for the first one */
+    struct watched w = {.svc = svc, .dir = dir};
+    struct service_stats stats = {0};
+    for (uint64_t end = clock_ns() + 60000000000ull; !stats.quarantined && clock_ns() < end;) {
+        write_a_checkpoint(&w);
+        service_stats(svc, &stats);
+    }
+    assert_int_equal(stats.quarantined, 1);
+    assert_true(test_info(svc, "other").quarantined);
     test_service_close(svc);
     test_dir_remove(dir);
 }
@@ -507,9 +802,16 @@ int main(void)
         cmocka_unit_test(a_damaged_log_is_found_and_a_torn_tail_is_none),
         cmocka_unit_test(a_missing_or_shortened_file_is_damage),
         cmocka_unit_test(writers_checkpoints_and_compactions_do_not_look_like_damage),
+        cmocka_unit_test(a_checkpoint_at_any_moment_hides_nothing),
+        cmocka_unit_test(a_new_checkpoint_that_is_damaged_is_not_passed_over),
+        cmocka_unit_test(a_file_that_never_holds_still_is_not_called_damaged),
+        cmocka_unit_test(a_log_that_is_gone_is_missed_and_made_again),
         cmocka_unit_test(damage_under_an_open_database_quarantines_it_with_the_reason),
         cmocka_unit_test(what_memory_still_has_is_written_anew),
+        cmocka_unit_test(what_is_found_when_the_rest_is_healed_is_the_reason),
         cmocka_unit_test(the_scrub_finds_damage_of_closed_databases_without_opening_them),
+        cmocka_unit_test(the_scrub_misses_the_log_of_a_closed_database),
+        cmocka_unit_test(the_scrub_goes_on_behind_a_file_that_never_holds_still),
         cmocka_unit_test(a_slow_scrub_ends_at_once_with_the_service),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
