@@ -128,6 +128,9 @@ MUST_CHECK enum err_code query_cursor(struct api_request *req, struct query *q, 
  * (mem_free()), or NULL. */
 MUST_CHECK enum err_code schema_from_json(const struct api_app *app, const json_t *object,
                                           struct schema *schema, struct err *err);
+/* ,"index":{...},"quantization":"...",... as they were given, without what says no more than the
+ * default. */
+void put_schema_options(struct buf *out, const struct schema *schema);
 
 /* handlers_dumps.c */
 MUST_CHECK enum err_code dumps_feed(struct api_app *app, struct api_request *req, const char *data,

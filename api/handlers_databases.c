@@ -20,21 +20,44 @@ static bool is_one_of(const char *text, const char *const *words)
     return false;
 }
 
-static enum err_code check_index(const json_t *index, struct err *err)
+/* What is allowed to be said is more than what a graph is built with: the rest is cut. */
+static uint32_t clamp(uint64_t value, uint32_t min, uint32_t max)
+{
+    return value < min ? min : value > max ? max : (uint32_t)value;
+}
+
+static enum err_code index_from_json(const json_t *index, struct index_options *options,
+                                     struct err *err)
 {
     static const char *const fields[] = {"type", "m", "ef_construction", NULL};
-    static const char *const types[] = {"hnsw", "flat", NULL};
-    uint64_t ignored;
-    bool found;
+    uint64_t m, ef;
+    bool has_m, has_ef;
     if (!json_is_object(index))
         return err_set(err, ERR_INVALID_REQUEST, "\"index\" must be an object");
-    const char *type = json_string_value(json_object_get(index, "type"));
-    if (!type || !is_one_of(type, types))
-        return err_set(err, ERR_INVALID_REQUEST, "\"index\" needs a \"type\": hnsw or flat");
+    const json_t *type = json_object_get(index, "type");
+    if (!json_is_string(type) ||
+        !index_kind_parse(json_string_value(type), json_string_length(type), &options->kind))
+        return err_set(err, ERR_INVALID_REQUEST, "\"index\" needs a \"type\": hnsw, flat or auto");
     enum err_code rc = json_only_fields(index, fields, "\"index\"", err);
-    if (!rc) rc = json_get_u64(index, "m", 2, 512, &ignored, &found, err);
-    if (!rc) rc = json_get_u64(index, "ef_construction", 1, 100000, &ignored, &found, err);
-    return rc;
+    if (!rc) rc = json_get_u64(index, "m", 2, 512, &m, &has_m, err);
+    if (!rc) rc = json_get_u64(index, "ef_construction", 1, 100000, &ef, &has_ef, err);
+    if (rc) return rc;
+    if (has_m) options->m = clamp(m, INDEX_M_MIN, INDEX_M_MAX);
+    if (has_ef) options->ef_construction = clamp(ef, INDEX_EF_MIN, INDEX_EF_MAX);
+    return ERR_OK;
+}
+
+static enum err_code index_options_from_json(const json_t *object, struct index_options *options,
+                                             struct err *err)
+{
+    const json_t *index = json_object_get(object, "index");
+    const json_t *q = json_object_get(object, "quantization");
+    *options = (struct index_options){0};
+    if (q && (!json_is_string(q) || !quantization_parse(json_string_value(q), json_string_length(q),
+                                                        &options->quantization)))
+        return err_set(err, ERR_INVALID_REQUEST,
+                       "\"quantization\" must be none, int8, binary or auto");
+    return index ? index_from_json(index, options, err) : ERR_OK;
 }
 
 static enum err_code check_metadata_indexes(const json_t *indexes, struct err *err)
@@ -66,35 +89,24 @@ static enum err_code check_metadata_indexes(const json_t *indexes, struct err *e
  * options are equal text.  What says no more than the default is left out. */
 static enum err_code options_from_json(const json_t *object, char **options, struct err *err)
 {
-    static const char *const quantizations[] = {"none", "int8", "binary", NULL};
-    json_t *index = json_object_get(object, "index");
-    json_t *quantization = json_object_get(object, "quantization");
     json_t *indexes = json_object_get(object, "metadata_indexes");
     json_t *description = json_object_get(object, "description");
     enum err_code rc = ERR_OK;
 
     *options = NULL;
-    if (index) rc = check_index(index, err);
-    if (!rc && indexes) rc = check_metadata_indexes(indexes, err);
-    if (!rc && quantization &&
-        (!json_is_string(quantization) ||
-         !is_one_of(json_string_value(quantization), quantizations)))
-        rc = err_set(err, ERR_INVALID_REQUEST, "\"quantization\" must be none, int8 or binary");
+    if (indexes) rc = check_metadata_indexes(indexes, err);
     if (!rc && description &&
         (!json_is_string(description) || json_string_length(description) > DESCRIPTION_BYTES_MAX))
         rc = err_set(err, ERR_INVALID_REQUEST,
                      "\"description\" must be a string of at most %d bytes", DESCRIPTION_BYTES_MAX);
     if (rc) return rc;
 
-    if (quantization && strcmp(json_string_value(quantization), "none") == 0) quantization = NULL;
     if (indexes && json_object_size(indexes) == 0) indexes = NULL;
     if (description && json_string_length(description) == 0) description = NULL;
-    if (!index && !quantization && !indexes && !description) return ERR_OK;
+    if (!indexes && !description) return ERR_OK;
 
     json_t *kept = json_object();
     int failed = !kept;
-    if (index) failed |= json_object_set(kept, "index", index);
-    if (quantization) failed |= json_object_set(kept, "quantization", quantization);
     if (indexes) failed |= json_object_set(kept, "metadata_indexes", indexes);
     if (description) failed |= json_object_set(kept, "description", description);
     size_t len = failed ? 0 : json_dumpb(kept, NULL, 0, JSON_COMPACT | JSON_SORT_KEYS);
@@ -149,10 +161,31 @@ enum err_code schema_from_json(const struct api_app *app, const json_t *object,
     if (json_object_get(object, "default_ttl_seconds"))
         return err_set(err, ERR_INVALID_REQUEST,
                        "\"default_ttl_seconds\" is not supported by this version yet");
+    rc = index_options_from_json(object, &schema->index, err);
+    if (rc) return rc;
     return options_from_json(object, &schema->options, err);
 }
 
 /* ---- descriptions ---- */
+
+void put_schema_options(struct buf *out, const struct schema *schema)
+{
+    const struct index_options *o = &schema->index;
+    if (o->kind != INDEX_AUTO || o->m || o->ef_construction) {
+        buf_printf(out, ",\"index\":{\"type\":\"%s\"", index_kind_name(o->kind));
+        if (o->m) buf_printf(out, ",\"m\":%" PRIu32, o->m);
+        if (o->ef_construction)
+            buf_printf(out, ",\"ef_construction\":%" PRIu32, o->ef_construction);
+        buf_str(out, "}");
+    }
+    if (o->quantization != QUANTIZATION_AUTO)
+        buf_printf(out, ",\"quantization\":\"%s\"", quantization_name(o->quantization));
+    const char *text = schema->options;
+    if (text && strlen(text) > 2) {
+        buf_str(out, ","); /* {"description":...} without its braces */
+        buf_add(out, text + 1, strlen(text) - 2);
+    }
+}
 
 static void put_common(struct buf *out, const struct database_info *info)
 {
@@ -188,11 +221,7 @@ static void put_description(struct buf *out, const struct database_info *info)
     buf_printf(out,
                ",\"deleted_count\":%" PRIu64 ",\"initial_capacity\":%" PRIu64 ",\"lsn\":%" PRIu64,
                info->deleted_count, info->schema.initial_capacity, info->last_lsn);
-    const char *options = info->schema.options;
-    if (options && strlen(options) > 2) {
-        buf_str(out, ","); /* {"index":...} without its opening brace */
-        buf_add(out, options + 1, strlen(options) - 2);
-    }
+    put_schema_options(out, &info->schema);
     buf_str(out, ",\"index_state\":");
     put_index_state(out, info);
     buf_str(out, "}\n");

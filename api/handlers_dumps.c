@@ -87,10 +87,7 @@ static void export_head(struct export *ex, struct buf *out, const struct schema 
                ",\"schema\":{\"dimension\":%" PRIu32
                ",\"distance_metric\":\"%s\",\"durability\":\"%s\"",
                schema->dimension, metric_name(schema->metric), durability_name(schema->durability));
-    if (schema->options && strlen(schema->options) > 2) {
-        buf_str(out, ",");
-        buf_add(out, schema->options + 1, strlen(schema->options) - 2);
-    }
+    put_schema_options(out, schema);
     buf_str(out, "},\"vectors\":[");
     ex->any = ex->started = true;
 }

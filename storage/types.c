@@ -56,6 +56,21 @@ static const struct word DURABILITIES[] = {
     {NULL, 0},
 };
 
+static const struct word INDEX_KINDS[] = {
+    {"auto", INDEX_AUTO},
+    {"hnsw", INDEX_GRAPH}, /* by the family's best known name */
+    {"flat", INDEX_FLAT},
+    {NULL, 0},
+};
+
+static const struct word QUANTIZATIONS[] = {
+    {"auto", QUANTIZATION_AUTO},
+    {"none", QUANTIZATION_NONE},
+    {"int8", QUANTIZATION_INT8},
+    {"binary", QUANTIZATION_BINARY},
+    {NULL, 0},
+};
+
 const char *metric_name(enum metric m)
 {
     return find_name(METRICS, (int)m);
@@ -79,6 +94,32 @@ bool durability_parse(const char *text, size_t len, enum durability *out)
     int value;
     if (!find_value(DURABILITIES, text, len, &value)) return false;
     *out = (enum durability)value;
+    return true;
+}
+
+const char *index_kind_name(enum index_kind k)
+{
+    return find_name(INDEX_KINDS, (int)k);
+}
+
+bool index_kind_parse(const char *text, size_t len, enum index_kind *out)
+{
+    int value;
+    if (!find_value(INDEX_KINDS, text, len, &value)) return false;
+    *out = (enum index_kind)value;
+    return true;
+}
+
+const char *quantization_name(enum quantization q)
+{
+    return find_name(QUANTIZATIONS, (int)q);
+}
+
+bool quantization_parse(const char *text, size_t len, enum quantization *out)
+{
+    int value;
+    if (!find_value(QUANTIZATIONS, text, len, &value)) return false;
+    *out = (enum quantization)value;
     return true;
 }
 

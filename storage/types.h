@@ -32,6 +32,9 @@ enum index_kind {
     INDEX_FLAT,  /* always exactly                                                         */
     INDEX_KIND_COUNT
 };
+const char *index_kind_name(enum index_kind k); /* "auto", "hnsw", "flat" */
+bool index_kind_parse(const char *text, size_t len, enum index_kind *out);
+
 /* What the graph is navigated on; rows that are returned are always compared as float32. */
 enum quantization {
     QUANTIZATION_AUTO, /* int8 if the data allow it, else float32 */
@@ -40,6 +43,9 @@ enum quantization {
     QUANTIZATION_BINARY, /* one bit a number */
     QUANTIZATION_COUNT
 };
+const char *quantization_name(enum quantization q); /* "auto", "none", "int8", "binary" */
+bool quantization_parse(const char *text, size_t len, enum quantization *out);
+
 enum { INDEX_M_MIN = 4, INDEX_M_MAX = 64, INDEX_EF_MIN = 8, INDEX_EF_MAX = 2000 };
 struct index_options {
     enum index_kind kind;
@@ -58,8 +64,8 @@ struct schema {
     enum durability durability;
     uint64_t initial_capacity; /* rows; a hint for growth                                 */
     struct index_options index;
-    /* JSON object text of the options that storage does not read itself (index, quantization,
-     * description, ...), or NULL; owned by the schema when it was returned, borrowed when given */
+    /* JSON object text of the options that storage does not read itself (description, ...), or
+     * NULL; owned by the schema when it was returned, borrowed when given */
     char *options;
 };
 

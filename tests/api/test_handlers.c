@@ -299,10 +299,60 @@ static void put_is_idempotent(void **unused)
     put("/api/v1/databases/docs", "{\"dimension\":4,\"distance_metric\":\"dot\"}");
     expect(&a, 201, NULL);
     put("/api/v1/databases/docs",
-        "{\"distance_metric\":\"dot_product\",\"dimension\":4,\"quantization\":\"none\"}");
+        "{\"distance_metric\":\"dot_product\",\"dimension\":4,\"quantization\":\"auto\"}");
     expect(&a, 200, NULL);
     put("/api/v1/databases/docs", "{\"dimension\":5,\"distance_metric\":\"dot\"}");
     expect(&a, 409, "conflict");
+}
+
+static void index_options_are_kept_shown_and_compared(void **unused)
+{
+    (void)unused;
+    static const struct {
+        const char *given, *shown, *same, *other;
+    } cases[] = {
+        {"\"index\":{\"type\":\"hnsw\",\"m\":24,\"ef_construction\":300}",
+         "\"index\":{\"type\":\"hnsw\",\"m\":24,\"ef_construction\":300}",
+         "\"index\":{\"ef_construction\":300,\"m\":24,\"type\":\"hnsw\"}",
+         "\"index\":{\"type\":\"hnsw\",\"m\":24}"},
+        {"\"index\":{\"type\":\"flat\"}", "\"index\":{\"type\":\"flat\"}",
+         "\"index\":{\"type\":\"flat\"},\"quantization\":\"auto\"", "\"description\":\"\""},
+        {"\"quantization\":\"none\"", "\"quantization\":\"none\"", "\"quantization\":\"none\"",
+         "\"quantization\":\"int8\""},
+        {"\"quantization\":\"binary\",\"description\":\"b\"",
+         "\"quantization\":\"binary\",\"description\":\"b\"",
+         "\"description\":\"b\",\"quantization\":\"binary\"", "\"quantization\":\"binary\""},
+        /* what a graph is not built with is cut */
+        {"\"index\":{\"type\":\"hnsw\",\"m\":2,\"ef_construction\":100000}",
+         "\"index\":{\"type\":\"hnsw\",\"m\":4,\"ef_construction\":2000}",
+         "\"index\":{\"type\":\"hnsw\",\"m\":3,\"ef_construction\":2001}",
+         "\"index\":{\"type\":\"hnsw\",\"m\":512,\"ef_construction\":1}"},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        char body[256];
+        snprintf(body, sizeof body, "{\"dimension\":4,%s}", cases[i].given);
+        put("/api/v1/databases/docs", body);
+        expect(&a, 201, NULL);
+        has(cases[i].shown);
+        get("/api/v1/databases/docs");
+        has(cases[i].shown);
+        snprintf(body, sizeof body, "{\"dimension\":4,%s}", cases[i].same);
+        put("/api/v1/databases/docs", body);
+        expect(&a, 200, NULL);
+        snprintf(body, sizeof body, "{\"dimension\":4,%s}", cases[i].other);
+        put("/api/v1/databases/docs", body);
+        expect(&a, 409, "conflict");
+        get("/api/v1/databases/docs/export");
+        has(cases[i].shown);
+        delete ("/api/v1/databases/docs");
+    }
+    /* the default says nothing */
+    put("/api/v1/databases/docs",
+        "{\"dimension\":4,\"index\":{\"type\":\"auto\"},\"quantization\":\"auto\"}");
+    assert_null(field("index"));
+    assert_null(field("quantization"));
+    put("/api/v1/databases/docs", "{\"dimension\":4}");
+    expect(&a, 200, NULL);
 }
 
 static void a_name_may_be_in_the_body(void **unused)
@@ -916,6 +966,7 @@ int main(void)
         T(a_body_that_breaks_off_is_invalid_json),
         T(a_database_is_created_described_and_deleted),
         T(put_is_idempotent),
+        T(index_options_are_kept_shown_and_compared),
         T(a_name_may_be_in_the_body),
         T(bad_schemas_are_refused),
         T(bad_names_are_refused_however_they_are_written),

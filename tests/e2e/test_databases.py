@@ -39,6 +39,18 @@ def test_options_come_back(any_daemon):
         assert info.get(key, info.get("options", {}).get(key)) == value, key
 
 
+def test_index_options_survive_a_restart(daemons):
+    options = {"index": {"type": "hnsw", "m": 24, "ef_construction": 150}, "quantization": "none"}
+    daemon = daemons()
+    daemon.create("o", 3, **options)
+    for kill in (False, True):
+        daemon.restart(kill=kill)
+        info = daemon.get("/databases/o").json()
+        assert {key: info[key] for key in options} == options
+        daemon.put("/databases/o", {"dimension": 3, "distance_metric": "euclidean", **options}, 200)
+        daemon.put("/databases/o", {"dimension": 3, "distance_metric": "euclidean"}, 409)
+
+
 def test_a_database_that_exists_is_not_created_again(any_daemon):
     any_daemon.create("x", 3)
     error = any_daemon.post("/databases/x", {"dimension": 3, "distance_metric": "euclidean"},

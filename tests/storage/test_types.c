@@ -183,6 +183,27 @@ static void durabilities_have_names(void **state)
     assert_false(durability_parse("async", 5, &d));
 }
 
+static void index_kinds_and_quantizations_have_names(void **state)
+{
+    (void)state;
+    static const char *const kinds[] = {"auto", "hnsw", "flat"};
+    static const char *const quantizations[] = {"auto", "none", "int8", "binary"};
+    enum index_kind k;
+    enum quantization q;
+    for (int i = 0; i < INDEX_KIND_COUNT; i++) {
+        assert_string_equal(index_kind_name(i), kinds[i]);
+        assert_true(index_kind_parse(kinds[i], strlen(kinds[i]), &k));
+        assert_int_equal(k, i);
+    }
+    for (int i = 0; i < QUANTIZATION_COUNT; i++) {
+        assert_string_equal(quantization_name(i), quantizations[i]);
+        assert_true(quantization_parse(quantizations[i], strlen(quantizations[i]), &q));
+        assert_int_equal(q, i);
+    }
+    assert_false(index_kind_parse("ivf", 3, &k));
+    assert_false(quantization_parse("pq", 2, &q));
+}
+
 static void good_database_names_pass(void **state)
 {
     (void)state;
@@ -220,6 +241,7 @@ int main(void)
         cmocka_unit_test(a_formatted_id_fits_and_keeps_whole_characters),
         cmocka_unit_test(metrics_have_names_and_aliases),
         cmocka_unit_test(durabilities_have_names),
+        cmocka_unit_test(index_kinds_and_quantizations_have_names),
         cmocka_unit_test(good_database_names_pass),
         cmocka_unit_test(bad_database_names_are_refused),
     };
