@@ -354,6 +354,7 @@ static void set_paused(struct database *db, bool paused)
     mutex_unlock(&db->writer);
 }
 
+/* With LOCK_INDEX of the store that is replaced. */
 static enum err_code lock_and_take_over(struct compaction *c, struct err *err)
 {
     struct database *db = c->db;
@@ -415,7 +416,13 @@ enum err_code compact_run(struct database *db, const struct compact_options *opt
     bool few = false;
     for (int i = 0; i < ROUNDS_MAX && !few && !rc; i++)
         rc = catch_up_round(c, &few, err);
-    if (!rc) rc = lock_and_take_over(c, err);
+    if (!rc) {
+        struct store *old = db->store;
+        mutex_lock(vector_index_mutex(old->vectors));
+        rc = lock_and_take_over(c, err);
+        mutex_unlock(vector_index_mutex(old->vectors));
+        if (db->store != old) store_retire(old);
+    }
     if (!rc) {
         result->bytes_after = atomic_load(&db->file_bytes);
         result->rows = atomic_load(&db->live_count);

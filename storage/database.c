@@ -13,7 +13,11 @@
  * slowed a little, the more the longer the log is; at twice that writes wait for the checkpoint.
  *
  * SLOTS are taken from the chain of dead ones, oldest first, if the death is part of a finished
- * checkpoint and every reader that could still see the row has left; else a new one is added.
+ * checkpoint, every reader that could still see the row has left, and the search index has removed
+ * all links to it; else a new one is added.
+ *
+ * SO IS WHAT IS NOT LINKED in the search index yet: puts wait a little while there is too much of
+ * it.
  */
 #include "storage/database.h"
 
@@ -48,20 +52,32 @@ const char *database_name(const struct database *db)
     return db->name;
 }
 
-struct store *store_new(void)
+struct store *store_new(const struct schema *schema)
 {
     struct store *store = mem_new(struct store);
     store->index.file = &store->file;
     store->file.fd = store->file.dir_fd = -1;
     store->counts.next_id = 1;
+    store->vectors = vector_index_new(schema);
     return store;
 }
 
 void store_free(struct store *store)
 {
     if (!store) return;
+    vector_index_free(store->vectors);
     jvdb_file_deinit(&store->file);
     mem_free(store);
+}
+
+static void free_retired(void *store)
+{
+    store_free(store);
+}
+
+void store_retire(struct store *store)
+{
+    epoch_retire(free_retired, store);
 }
 
 struct database *database_new(const char *name, const struct schema *schema, int dir_fd,
@@ -78,7 +94,7 @@ struct database *database_new(const char *name, const struct schema *schema, int
     mutex_init(&db->checkpoint_mu, LOCK_CHECKPOINT);
     mutex_init(&db->writer, LOCK_DATABASE);
     pthread_cond_init(&db->resumed, NULL);
-    atomic_init(&db->store, store_new());
+    atomic_init(&db->store, store_new(&db->schema));
     return db;
 }
 
@@ -172,10 +188,11 @@ uint64_t database_dirty_bytes(struct database *db)
 
 void database_index_info(struct database *db, struct vector_index_info *info)
 {
-    *info = (struct vector_index_info){
-        .state = INDEX_STATE_NONE,
-        .indexed_count = atomic_load_explicit(&db->live_count, memory_order_relaxed),
-        .progress = 1};
+    epoch_enter();
+    vector_index_info(atomic_load_explicit(&db->store, memory_order_acquire)->vectors, info);
+    epoch_leave();
+    if (info->state == INDEX_STATE_NONE)
+        info->indexed_count = atomic_load_explicit(&db->live_count, memory_order_relaxed);
 }
 
 bool database_is_held(struct database *db)
@@ -387,6 +404,7 @@ static enum err_code end_row(struct database *db, uint32_t number, uint64_t lsn,
     if (!s) return database_damaged(db, "a slot", err);
     touch(db, number);
     SET(s->death, lsn);
+    vector_index_end(db->store->vectors, number);
     s->next_dead = 0;
     if (c->dead_last) {
         struct slot *last = slot_change(db, c->dead_last - 1);
@@ -476,6 +494,7 @@ static enum err_code apply_put(struct database *db, uint64_t lsn, struct row_op 
     s->row_crc = h->row_crc;
     SET(s->death, SLOT_NEVER);
     SET(s->birth, lsn);
+    vector_index_put(db->store->vectors, h->slot);
     touch(db, h->slot);
     if (h->record_at) {
         uint64_t end = h->record_at - 1 + records_size(h->text_bytes, h->metadata_bytes);
@@ -508,11 +527,6 @@ enum err_code database_apply(struct database *db, uint64_t lsn, struct row_op *o
     }
 }
 
-static void retire_store(void *store)
-{
-    store_free(store);
-}
-
 void database_publish(struct database *db, uint64_t lsn)
 {
     database_publish_store(db, lsn, db->store);
@@ -536,7 +550,6 @@ void database_publish_store(struct database *db, uint64_t lsn, struct store *sto
                           memory_order_relaxed);
     atomic_store_explicit(&db->file_bytes, db->store->file.file_bytes, memory_order_relaxed);
     atomic_store_explicit(&db->last_write_ns, clock_ns(), memory_order_relaxed);
-    if (store != old) epoch_retire(retire_store, old);
 }
 
 /* ---- put ---- */
@@ -583,6 +596,34 @@ static enum err_code give_way(struct database *db, bool may_block, struct err *e
     }
     nanosleep(&(struct timespec){.tv_nsec = (long)delay_us * 1000}, NULL);
     return ERR_OK;
+}
+
+/* Slow a put down if the search index cannot keep up.  Not under `writer`. */
+static enum err_code wait_for_linkers(struct database *db, size_t rows, bool may_block,
+                                      struct err *err)
+{
+    epoch_enter();
+    struct vector_index *ix = atomic_load_explicit(&db->store, memory_order_acquire)->vectors;
+    bool behind = vector_index_backlog(ix) > 0;
+    uint64_t ns = behind && may_block ? vector_index_delay_ns(ix, rows) : 0;
+    epoch_leave();
+    if (behind && !may_block) return err_set(err, ERR_WOULD_BLOCK, "many rows are not linked yet");
+    if (ns)
+        nanosleep(&(struct timespec){.tv_sec = (time_t)(ns / 1000000000),
+                                     .tv_nsec = (long)(ns % 1000000000)},
+                  NULL);
+    return ERR_OK;
+}
+
+/* Under no lock, after rows were changed. */
+static void tell_indexer(struct database *db)
+{
+    if (!db->host.index_has_work) return;
+    epoch_enter();
+    struct vector_index *ix = atomic_load_explicit(&db->store, memory_order_acquire)->vectors;
+    bool has_work = vector_index_wants_work(ix);
+    epoch_leave();
+    if (has_work) db->host.index_has_work(db->host.ctx);
 }
 
 /* Take `writer` with a descriptor to write through and a log to append to. */
@@ -639,6 +680,8 @@ static enum err_code place_rows(struct database *db, struct row_input *rows, siz
     uint64_t slot_count = db->store->counts.slot_count, records = db->store->counts.records_bytes;
     uint64_t next_id = db->store->counts.next_id;
     uint32_t dead = db->store->counts.dead_first;
+    uint64_t reuse_lsn = vector_index_reuse_lsn(db->store->vectors);
+    if (db->reuse_lsn < reuse_lsn) reuse_lsn = db->reuse_lsn;
     for (size_t i = 0; i < count; i++) {
         struct row_input *row = &rows[i];
         struct disk_wal_op *op = &ops[i].head;
@@ -670,7 +713,7 @@ static enum err_code place_rows(struct database *db, struct row_input *rows, siz
                     : NULL;
             if (!s) return database_damaged(db, "a slot", err);
         }
-        if (s && s->death <= db->reuse_lsn) {
+        if (s && s->death <= reuse_lsn) {
             op->slot = dead - 1;
             dead = s->next_dead;
         } else {
@@ -763,6 +806,7 @@ enum err_code database_put(struct database *db, struct row_input *rows, size_t c
     enum err_code rc = database_check_writable(db, err);
     if (!rc) rc = check_rows(db, rows, count, dimension, err);
     if (!rc) rc = reserve_check(db->reserve, err);
+    if (!rc) rc = wait_for_linkers(db, count, may_block, err);
     if (rc) return rc;
 
     struct row_op *ops = mem_try(count * sizeof *ops);
@@ -783,6 +827,7 @@ enum err_code database_put(struct database *db, struct row_input *rows, size_t c
     if (!rc) rc = apply_and_publish(db, *lsn, ops, count, err);
     if (rc) rc = database_check_read(db, &db->store->file, rc, err);
     mutex_unlock(&db->writer);
+    if (!rc) tell_indexer(db);
     if (!rc) stat_add(STAT_INSERTS, count);
     for (size_t i = 0; i < count && !rc; i++)
         rows[i].replaced = ops[i].replaced;
@@ -861,6 +906,7 @@ static enum err_code delete_once(struct database *db, const struct vector_id *id
     if (rc) return rc;
     rc = delete_locked(db, ids, count, ops, deleted, lsn, err);
     mutex_unlock(&db->writer);
+    if (!rc) tell_indexer(db);
     return rc;
 }
 
@@ -914,6 +960,7 @@ void database_fall_back(void *ctx)
                     ", which was not acknowledged",
                     db->name, kept + 1, db->last_lsn);
         db->store->counts.live_count = live; /* no write and no checkpoint comes any more */
+        vector_index_fall_back(db->store->vectors, kept);
         database_publish(db, kept);
     }
     mutex_unlock(&db->writer);

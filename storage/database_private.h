@@ -10,7 +10,7 @@
 #include "storage/base/lock.h"
 #include "storage/database.h"
 #include "storage/id_index.h"
-#include "storage/index/index_info.h"
+#include "storage/index/vector_index.h"
 #include "storage/jvdb_file.h"
 #include "storage/kernel/kernel.h"
 #include "storage/reserve.h"
@@ -33,6 +33,8 @@ struct database_host {
     /* Something failed, under no lock now.  True: for want of descriptors or mappings, and some
      * other database was closed for it: try again. */
     bool (*relieve)(void *ctx, const struct err *err);
+    /* The search index has work to be done in the background.  Not under any lock.  May be NULL. */
+    void (*index_has_work)(void *ctx);
     void *ctx;
 };
 
@@ -41,8 +43,9 @@ struct database_host {
 struct store {
     struct jvdb_file file;
     struct id_index index;
-    struct disk_counts counts; /* without the index_ members, which are index's */
-    uint64_t row_bytes;        /* of a vector as it lies in the file, padding included */
+    struct disk_counts counts;    /* without the index_ members, which are index's */
+    uint64_t row_bytes;           /* of a vector as it lies in the file, padding included */
+    struct vector_index *vectors; /* never NULL; the search index: index is that of ids */
 };
 
 /* Slots whose row was born or ended since a compaction began. */
@@ -115,9 +118,11 @@ struct database {
 
 /* ---- database.c ---- */
 
-struct store *store_new(void);
+struct store *store_new(const struct schema *schema);
 /* Unmap, close, free; nothing is written.  No reader is left.  NULL is fine. */
 void store_free(struct store *store);
+/* The same, when the last reader of it has left. */
+void store_retire(struct store *store);
 
 /* A database struct without files: for database_create() and database_open(). */
 struct database *database_new(const char *name, const struct schema *schema, int dir_fd,
@@ -148,8 +153,8 @@ void database_publish(struct database *db, uint64_t lsn);
  * or replaced is there still: its slots are used again only behind a checkpoint, which has synced
  * the log first. */
 void database_fall_back(void *ctx);
-/* The same, in another store: readers that begin from now on see `store`; the old one is freed when
- * the last reader of it has left. */
+/* The same, in another store: readers that begin from now on see `store`; the old one is to be
+ * given to store_retire(). */
 void database_publish_store(struct database *db, uint64_t lsn, struct store *store);
 uint32_t database_row_crc(const struct database *db, const struct disk_wal_op *op,
                           const float *vector);

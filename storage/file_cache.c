@@ -380,7 +380,8 @@ static enum err_code open_entry(struct file_cache *c, struct entry *e, struct er
     struct open_hints hints = {e->lsn_is_known, e->reopened, e->hold_until_ns, e->last_lsn};
     mutex_unlock(&c->mu);
 
-    struct database_host host = {writer_opens, writer_closed, relieve, e};
+    struct database_host host = {
+        .writer_opens = writer_opens, .writer_closed = writer_closed, .relieve = relieve, .ctx = e};
     struct database *db = NULL;
     enum err_code rc =
         c->engine->ops->open(c->engine, e->name, e->uuid, &e->schema, hints, &host, &db, err);

@@ -334,6 +334,8 @@ enum err_code database_open(int dir_fd, const char *name, const uint8_t uuid[16]
     if (rc) goto out;
     db->schema = manifest.schema;
     manifest.schema.options = NULL;
+    vector_index_free(db->store->vectors); /* it was of no dimension yet */
+    db->store->vectors = vector_index_new(&db->schema);
     db->store->row_bytes = db->store->file.shapes[REGION_VECTORS].cell_bytes;
     db->store->counts = manifest.counts;
     atomic_store(&db->store->index.root, manifest.counts.index_root);
