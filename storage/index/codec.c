@@ -324,24 +324,33 @@ void codec_query_from_cell(const struct codec *c, struct codec_query *q, const u
 
 /* Inner products of numbers to distances: `products` is what the kernel gave for `ids`. */
 static void from_products(const struct codec *c, const struct codec_query *q, const uint8_t *cells,
-                          const uint32_t *ids, size_t count, const int32_t *products, float *out)
+                          const struct code_factors *factors, const uint32_t *ids, size_t count,
+                          const int32_t *products, float *out)
 {
-    bool is_binary = c->kind == CODEC_BINARY;
-    bool is_dot = c->metric == METRIC_DOT_PRODUCT;
-    float scale = q->scale * (is_binary ? 2 : 1), base = is_binary ? 0.5f : 1.0f;
+    /* Binary: the sum over set bits, twice, less that over all, is the sum with signs. */
+    int32_t times = c->kind == CODEC_BINARY ? 2 : 1;
+    struct code_factors f[CHUNK];
     for (size_t i = 0; i < count; i++) {
-        const struct code_tail *tail = codec_tail(c, cells + (size_t)ids[i] * c->cell_bytes);
-        /* Binary: the sum over set bits, twice, less that over all, is the sum with signs. */
-        float product = scale * tail->scale * ((float)products[i] - base * (float)q->bias);
-        if (is_dot && !q->from_cell) {
-            out[i] = -product;
+        if (factors) {
+            f[i] = factors[ids[i]];
         } else {
-            out[i] = tail->norm2 + q->norm2 - 2 * product;
-            if (is_dot) {
-                float step = augmented(c, tail->row_norm2) - q->augmented;
-                out[i] += step * step;
-            }
+            const struct code_tail *tail = codec_tail(c, cells + (size_t)ids[i] * c->cell_bytes);
+            f[i] = (struct code_factors){tail->scale, tail->norm2};
         }
+    }
+    for (size_t i = 0; i < count; i++)
+        out[i] = q->scale * f[i].scale * (float)(times * products[i] - q->bias);
+    if (c->metric == METRIC_DOT_PRODUCT && !q->from_cell) {
+        for (size_t i = 0; i < count; i++)
+            out[i] = -out[i];
+        return;
+    }
+    for (size_t i = 0; i < count; i++)
+        out[i] = f[i].norm2 + q->norm2 - 2 * out[i];
+    for (size_t i = 0; i < count && c->metric == METRIC_DOT_PRODUCT; i++) {
+        const struct code_tail *tail = codec_tail(c, cells + (size_t)ids[i] * c->cell_bytes);
+        float step = augmented(c, tail->row_norm2) - q->augmented;
+        out[i] += step * step;
     }
 }
 
@@ -366,7 +375,8 @@ static void float_distances(const struct codec *c, const struct codec_query *q,
 }
 
 void codec_distances(const struct codec *c, const struct codec_query *q, const uint8_t *cells,
-                     const uint32_t *ids, size_t count, float *out)
+                     const struct code_factors *factors, const uint32_t *ids, size_t count,
+                     float *out)
 {
     if (c->kind == CODEC_FLOAT32) {
         float_distances(c, q, cells, ids, count, out);
@@ -377,6 +387,6 @@ void codec_distances(const struct codec *c, const struct codec_query *q, const u
     for (size_t at = 0; at < count; at += CHUNK) {
         size_t n = count - at < CHUNK ? count - at : CHUNK;
         kernel(cells, c->cell_bytes, ids + at, n, q->code, c->padded, products);
-        from_products(c, q, cells, ids + at, n, products, out + at);
+        from_products(c, q, cells, factors, ids + at, n, products, out + at);
     }
 }

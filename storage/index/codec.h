@@ -39,6 +39,11 @@ struct code_tail {
     uint32_t crc;        /* of the node number and of all bytes of the cell before this field */
 };
 
+/* What distances need of a tail, by itself: one cache line holds eight of them. */
+struct code_factors {
+    float scale, norm2;
+};
+
 struct codec {
     enum codec_kind kind;
     enum metric metric;
@@ -95,9 +100,11 @@ void codec_query_from_vector(const struct codec *c, struct codec_query *q, const
 /* For building: distances between rows. */
 void codec_query_from_cell(const struct codec *c, struct codec_query *q, const uint8_t *cell);
 
-/* Navigation distances of `count` cells of the array at `cells`; `out` has room for count rounded
- * up to 4.  From a cell: the squared Euclidean distance (Manhattan: the sum of differences). */
+/* Navigation distances of `count` cells of the array at `cells`, whose factors are at `factors`
+ * (NULL: in their tails); `out` has room for count rounded up to 4.  From a cell: the squared
+ * Euclidean distance (Manhattan: the sum of differences). */
 void codec_distances(const struct codec *c, const struct codec_query *q, const uint8_t *cells,
-                     const uint32_t *ids, size_t count, float *out);
+                     const struct code_factors *factors, const uint32_t *ids, size_t count,
+                     float *out);
 
 #endif

@@ -58,11 +58,17 @@ static void release_memory(struct graph_arena *a)
     mem_free(a);
 }
 
+static size_t factors_bytes(uint32_t capacity)
+{
+    return mapped_bytes((size_t)capacity * sizeof(struct code_factors));
+}
+
 static void retire_arena(void *p)
 {
     struct graph_arena *a = p;
     mem_free((void *)a->dirty_cells);
     mem_free((void *)a->dirty_links);
+    if (a->factors) munmap(a->factors, factors_bytes(a->capacity));
     a->release(a);
 }
 
@@ -77,7 +83,9 @@ static struct graph_arena *arena_new(const struct graph *g, uint32_t capacity)
                               .capacity = capacity,
                               .release = release_memory,
                               .owner = bytes};
-    if (a->cells && a->nodes) return a;
+    a->factors = (struct code_factors *)(void *)map_memory((size_t)capacity * sizeof *a->factors);
+    if (a->cells && a->nodes && a->factors) return a;
+    if (a->factors) munmap(a->factors, factors_bytes(capacity));
     release_memory(a);
     return NULL;
 }
@@ -105,6 +113,12 @@ enum err_code graph_set_arena(struct graph *g, struct graph_arena *arena, struct
     return ERR_OK;
 }
 
+static void set_factors(const struct graph *g, struct graph_arena *a, uint32_t node)
+{
+    const struct code_tail *tail = codec_tail(&g->codec, graph_cell(g, a, node));
+    a->factors[node] = (struct code_factors){tail->scale, tail->norm2};
+}
+
 enum err_code graph_reserve(struct graph *g, uint32_t nodes, struct err *err)
 {
     struct graph_arena *old = graph_arena(g);
@@ -121,6 +135,8 @@ enum err_code graph_reserve(struct graph *g, uint32_t nodes, struct err *err)
         if (used > old->capacity) used = old->capacity;
         memcpy(a->cells, old->cells, used * g->codec.cell_bytes);
         memcpy(a->nodes, old->nodes, used * g->link_bytes);
+        for (uint32_t i = 0; i < used; i++)
+            set_factors(g, a, i);
     }
     return graph_set_arena(g, a, err);
 }
@@ -222,6 +238,7 @@ bool graph_encode(struct graph *g, uint32_t node, const float *row, uint32_t gen
     struct graph_scratch *s = graph_scratch(g, a, 1);
     if (!s || !codec_encode(&g->codec, node, row, generation, graph_cell(g, a, node), s->numbers))
         return false;
+    if (a->factors) set_factors(g, a, node);
     graph_mark_dirty(a->dirty_cells, node);
     uint32_t count = atomic_load_explicit(&g->node_count, memory_order_relaxed);
     while (count <= node &&
@@ -301,7 +318,9 @@ bool graph_wants_pivots(const struct graph *g)
 {
     const struct graph_pivots *pivots = graph_pivots(g);
     uint32_t wanted = pivots_wanted(g);
-    return wanted > 0 && (!pivots || pivots->count + pivots->count / 4 < wanted);
+    uint32_t linked = atomic_load_explicit(&g->linked_count, memory_order_relaxed);
+    if (!pivots) return linked > 0;
+    return pivots->count < wanted && linked > pivots->chosen_at + pivots->chosen_at / 4;
 }
 
 static uint64_t next_random(uint64_t *state)
@@ -322,6 +341,7 @@ void graph_set_pivots(struct graph *g, const uint32_t *nodes, uint32_t count)
 {
     const struct graph_arena *a = graph_arena(g);
     struct graph_pivots *p = mem_new(struct graph_pivots);
+    p->chosen_at = atomic_load_explicit(&g->linked_count, memory_order_relaxed);
     size_t bytes = ((size_t)count + 1) * g->codec.cell_bytes;
     p->nodes = mem_zalloc((count + 1) * sizeof *p->nodes);
     p->cells = mem_try_aligned(bytes);

@@ -40,9 +40,10 @@ enum { GRAPH_GROUP_NODES = 32 }; /* what the dirty bits stand for */
 /* Where codes and links lie.  Replaced as a whole by the owner; readers may go on with the old one.
  */
 struct graph_arena {
-    uint8_t *cells;                             /* capacity * codec.cell_bytes  */
-    uint8_t *nodes;                             /* capacity * graph.link_bytes  */
-    uint32_t capacity;                          /* nodes                        */
+    uint8_t *cells;               /* capacity * codec.cell_bytes  */
+    uint8_t *nodes;               /* capacity * graph.link_bytes  */
+    struct code_factors *factors; /* of each cell; NULL in a mapped file: they are in the cells */
+    uint32_t capacity;            /* nodes                        */
     void (*release)(struct graph_arena *arena); /* unmap and free; called when no reader is left */
     void *owner;                                /* for release */
     /* One bit for each group of nodes whose cells or links changed since they were written out: set
@@ -52,6 +53,7 @@ struct graph_arena {
 
 /* Entry points: constant, replaced as a whole. */
 struct graph_pivots {
+    uint32_t chosen_at; /* linked nodes at that time */
     uint32_t count;
     uint32_t *nodes;
     uint8_t *cells; /* copies of their cells, one behind the other */

@@ -79,7 +79,8 @@ static void note_chosen(struct choice *ch, uint32_t which)
     for (uint32_t at = 0; at < c->count; at += BATCH_MAX) {
         float distances[BATCH_MAX];
         uint32_t n = c->count - at < BATCH_MAX ? c->count - at : BATCH_MAX;
-        codec_distances(&ch->g->codec, &q, ch->a->cells, c->nodes + at, n, distances);
+        codec_distances(&ch->g->codec, &q, ch->a->cells, ch->a->factors, c->nodes + at, n,
+                        distances);
         for (uint32_t i = 0; i < n; i++)
             if (distances[i] < c->nearest[at + i]) c->nearest[at + i] = distances[i];
     }

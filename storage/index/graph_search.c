@@ -15,7 +15,7 @@ enum {
 static void fetch_cells(const struct graph *g, const struct graph_arena *a, const uint32_t *nodes,
                         uint32_t count)
 {
-    uint32_t used = g->codec.code_bytes + (uint32_t)sizeof(struct code_tail);
+    uint32_t used = g->codec.code_bytes + (a->factors ? 0 : (uint32_t)sizeof(struct code_tail));
     if (used > LINES_IN_FLIGHT * 64) used = LINES_IN_FLIGHT * 64; /* the rest comes by itself */
     for (uint32_t i = 0; i < count; i++) {
         const uint8_t *cell = graph_cell(g, a, nodes[i]);
@@ -27,7 +27,7 @@ static void fetch_cells(const struct graph *g, const struct graph_arena *a, cons
 /* Cells to fetch ahead, a multiple of 4. */
 static uint32_t window_of(const struct graph *g)
 {
-    uint32_t lines = g->codec.cell_bytes / 64, window = LINES_IN_FLIGHT / lines / 4 * 4;
+    uint32_t lines = (g->codec.code_bytes + 63) / 64, window = LINES_IN_FLIGHT / lines / 4 * 4;
     return window < 4 ? 4 : window;
 }
 
@@ -40,13 +40,13 @@ void graph_score(const struct graph *g, const struct graph_arena *a, const struc
         uint32_t n = count - at < window ? count - at : window;
         uint32_t left = count - at - n;
         fetch_cells(g, a, nodes + at + n, left < window ? left : window);
-        codec_distances(&g->codec, q, a->cells, nodes + at, n, out + at);
+        codec_distances(&g->codec, q, a->cells, a->factors, nodes + at, n, out + at);
     }
 }
 
 /* The links of a node that were not met before. */
 static uint32_t fresh_links(const struct graph *g, const struct graph_arena *a,
-                            struct graph_scratch *s, uint32_t number)
+                            struct graph_scratch *s, uint32_t number, uint32_t *fresh)
 {
     struct graph_node *node = graph_node(g, a, number);
     uint32_t degree = atomic_load_explicit(&node->head, memory_order_acquire) & NODE_DEGREE;
@@ -57,7 +57,7 @@ static uint32_t fresh_links(const struct graph *g, const struct graph_arena *a,
     for (uint32_t i = 0; i < degree; i++) {
         uint32_t link = atomic_load_explicit(&node->links[i], memory_order_acquire);
         if (link >= a->capacity) continue;
-        s->fresh[count] = link;
+        fresh[count] = link;
         count += visited[link] != visit;
         visited[link] = visit;
     }
@@ -84,7 +84,7 @@ static void enter(struct graph *g, const struct graph_arena *a, struct graph_scr
         uint32_t n = pivots->count - at < SCAN_CHUNK ? pivots->count - at : SCAN_CHUNK;
         for (uint32_t i = 0; i < n; i++)
             numbers[i] = at + i;
-        codec_distances(&g->codec, q, pivots->cells, numbers, n, distances);
+        codec_distances(&g->codec, q, pivots->cells, NULL, numbers, n, distances);
         s->distances_computed += n;
         for (uint32_t i = 0; i < n; i++) {
             uint32_t node = pivots->nodes[at + i];
@@ -113,35 +113,57 @@ static void hide(struct graph_scratch *s, const struct graph_arena *a, uint32_t 
     if (hidden < a->capacity) s->visited[hidden] = s->visit;
 }
 
+/* Nodes whose cells are on their way. */
+struct flight {
+    uint32_t nodes[BATCH_MAX];
+    uint32_t count;
+};
+
+/* Score what has arrived; the lowest place of the pool that changed. */
+static uint32_t land(struct graph *g, const struct graph_arena *a, struct graph_scratch *s,
+                     const struct codec_query *q, struct flight *f, uint32_t window)
+{
+    uint32_t lowest = UINT32_MAX;
+    for (uint32_t at = 0; at < f->count; at += window) {
+        uint32_t n = f->count - at < window ? f->count - at : window;
+        uint32_t left = f->count - at - n;
+        fetch_cells(g, a, f->nodes + at + n, left < window ? left : window);
+        codec_distances(&g->codec, q, a->cells, a->factors, f->nodes + at, n, s->distances);
+        uint32_t changed = g->codec.kernels->pool_offer(&s->pool, f->nodes + at, s->distances, n);
+        if (changed < lowest) lowest = changed;
+    }
+    f->count = 0;
+    return lowest;
+}
+
 void graph_walk(struct graph *g, const struct graph_arena *a, struct graph_scratch *s,
                 const struct codec_query *q, uint32_t hidden)
 {
     struct pool *pool = &s->pool;
+    struct flight flights[2] = {0};
+    int now = 0;
     hide(s, a, hidden);
     enter(g, a, s, q, hidden, NULL, NULL, 0);
     uint32_t window = window_of(g);
-    for (uint32_t next = 0; next < pool->count;) {
-        uint32_t id = pool->id[next];
-        if (id & POOL_EXPANDED) {
+    for (uint32_t next = 0;;) {
+        while (next < pool->count && pool->id[next] & POOL_EXPANDED)
             next++;
-            continue;
+        struct flight *out = &flights[now], *back = &flights[!now];
+        if (next < pool->count) {
+            uint32_t id = pool->id[next];
+            pool->id[next] = id | POOL_EXPANDED;
+            s->visited_count++;
+            out->count = fresh_links(g, a, s, id, out->nodes);
+            s->distances_computed += out->count;
+            fetch_cells(g, a, out->nodes, out->count < window ? out->count : window);
+            for (uint32_t z = next + 1; z < pool->count && z < next + 3; z++)
+                fetch_links(g, a, pool->id[z] & ~POOL_EXPANDED);
+        } else if (back->count == 0) {
+            break;
         }
-        pool->id[next] = id | POOL_EXPANDED;
-        s->visited_count++;
-        uint32_t fresh = fresh_links(g, a, s, id);
-        s->distances_computed += fresh;
-        fetch_cells(g, a, s->fresh, fresh < window ? fresh : window);
-        if (next + 1 < pool->count) fetch_links(g, a, pool->id[next + 1] & ~POOL_EXPANDED);
-        uint32_t lowest = next + 1;
-        for (uint32_t at = 0; at < fresh; at += window) {
-            uint32_t n = fresh - at < window ? fresh - at : window;
-            uint32_t left = fresh - at - n;
-            fetch_cells(g, a, s->fresh + at + n, left < window ? left : window);
-            codec_distances(&g->codec, q, a->cells, s->fresh + at, n, s->distances);
-            uint32_t changed = g->codec.kernels->pool_offer(pool, s->fresh + at, s->distances, n);
-            if (changed < lowest) lowest = changed;
-        }
-        next = lowest;
+        uint32_t lowest = land(g, a, s, q, back, window);
+        if (lowest < next) next = lowest;
+        now = !now;
     }
     for (uint32_t i = 0; i < pool->count; i++)
         pool->id[i] &= ~POOL_EXPANDED;
@@ -196,7 +218,7 @@ static bool walk_filtered(struct graph *g, const struct graph_arena *a, struct g
         if (gq->distances_max && s->distances_computed > gq->distances_max) return false;
         pool->id[next] = id | POOL_EXPANDED;
         s->visited_count++;
-        uint32_t fresh = fresh_links(g, a, s, id);
+        uint32_t fresh = fresh_links(g, a, s, id, s->fresh);
         s->distances_computed += fresh;
         if (next + 1 < pool->count) fetch_links(g, a, pool->id[next + 1] & ~POOL_EXPANDED);
         graph_score(g, a, q, s->fresh, fresh, s->distances);
@@ -258,7 +280,7 @@ static void scan_chunk(struct graph *g, const struct graph_arena *a, struct grap
                        const struct codec_query *q, const uint32_t *nodes, uint32_t count)
 {
     float distances[SCAN_CHUNK];
-    codec_distances(&g->codec, q, a->cells, nodes, count, distances);
+    codec_distances(&g->codec, q, a->cells, a->factors, nodes, count, distances);
     s->distances_computed += count;
     g->codec.kernels->pool_offer(&s->pool, nodes, distances, count);
 }
