@@ -67,14 +67,6 @@ KERNEL_INLINE struct block merged(struct block b, struct block up, float distanc
     return (struct block){_mm256_blendv_ps(distances, b.distance, stay), chosen(stay, b.id, ids)};
 }
 
-KERNEL_INLINE struct block clipped(struct block b, uint32_t count)
-{
-    const __m256i lane = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
-    const __m256i kept = _mm256_cmpgt_epi32(_mm256_set1_epi32((int)count), lane);
-    b.distance = _mm256_blendv_ps(_mm256_set1_ps(INFINITY), b.distance, _mm256_castsi256_ps(kept));
-    return b;
-}
-
 KERNEL_INLINE uint32_t near(struct block b, float distance)
 {
     return (uint32_t)__builtin_popcount(

@@ -37,7 +37,8 @@ KERNEL_INLINE vec times(vec v, float factor)
 /* Every lane plus its partner; in the lanes of `upper`, the partner minus the lane. */
 KERNEL_INLINE vec butterfly(vec v, vec partner, __mmask16 upper)
 {
-    return _mm512_mask_sub_ps(_mm512_add_ps(partner, v), upper, partner, v);
+    const vec sign = _mm512_maskz_mov_ps(upper, _mm512_set1_ps(-0.0f));
+    return _mm512_add_ps(partner, _mm512_xor_ps(v, sign));
 }
 
 KERNEL_INLINE vec within(vec v)

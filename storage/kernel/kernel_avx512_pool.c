@@ -58,13 +58,6 @@ KERNEL_INLINE struct block merged(struct block b, struct block up, float distanc
                           _mm512_mask_mov_epi32(ids, stay, b.id)};
 }
 
-KERNEL_INLINE struct block clipped(struct block b, uint32_t count)
-{
-    const __mmask16 beyond = (__mmask16)(0xffffu << count);
-    b.distance = _mm512_mask_mov_ps(b.distance, beyond, _mm512_set1_ps(INFINITY));
-    return b;
-}
-
 KERNEL_INLINE uint32_t near(struct block b, float distance)
 {
     return (uint32_t)__builtin_popcount(at_most(b.distance, distance));

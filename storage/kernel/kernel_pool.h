@@ -9,13 +9,15 @@
  *     moved_up(block, before)          block one lane up, the last entry of `before` comes in
  *     merged(block, up, distance, id)  lane by lane: block where it is at most distance away,
  *                                      else the candidate where `up` is, else up
- *     clipped(block, count)            +inf from lane count on
  *     near(block, distance)            how many lanes are at most this far away
  *     nearer(distances, left, worst)   bit i: distances[i] < worst, for i < min(LANES, left)
  *
- * In a sorted array an insertion looks the same in every lane, so there is no search: the walk goes
- * down from the last entry, a block at a time, until nothing more moves.  Blocks are stored where
- * they are loaded, so a load soon after finds its bytes in one store, which CPUs forward.
+ * The walk goes down from the last entry and moves whole blocks up by one lane; in the last group
+ * of blocks, where the candidate belongs, every lane decides for itself.  So there is no search,
+ * and in a pool of one group no branch depends on where the candidate belongs.  Blocks are stored
+ * where they are loaded, so that a load soon after finds its bytes in one store, which CPUs
+ * forward. Behind the last entry lie +inf and what dropped out, which was never nearer than worst
+ * is now: the candidate is nearer than all of it.
  */
 #ifndef STORAGE_KERNEL_KERNEL_POOL_H
 #define STORAGE_KERNEL_KERNEL_POOL_H
@@ -23,29 +25,37 @@
 #include "storage/kernel/kernel_lanes.h"
 #include "storage/kernel/pool.h"
 
+/* Blocks that are done without asking whether they are needed: as many as a mispredicted branch
+ * costs. */
+enum { GROUP = 8 };
+
 /* Returns the position where the entry now is.  distance < pool->worst. */
 KERNEL_INLINE uint32_t insert(struct pool *pool, uint32_t id, float distance)
 {
     const uint32_t last = pool->count < pool->limit ? pool->count : pool->limit - 1;
     uint32_t at = last / LANES * LANES;
     struct block block = load_block(pool, at);
-    uint32_t entries = last % LANES + 1; /* from the old last one on it is +inf */
-    for (;;) {
-        const struct block before = at ? load_block(pool, at - LANES) : nothing_before();
-        const struct block put = merged(block, moved_up(block, before), distance, id);
-        store_block(pool, at, clipped(put, entries));
-        const uint32_t kept = near(block, distance);
-        if (kept || !at || near(before, distance) == LANES) {
-            at += kept;
-            break;
+    /* Groups that move as a whole: even the entry below them is farther. */
+    while (at >= GROUP * LANES && pool->distance[at - (GROUP - 1) * LANES - 1] > distance) {
+        for (int i = 0; i < GROUP; i++) {
+            const struct block before = load_block(pool, at - LANES);
+            store_block(pool, at, moved_up(block, before));
+            at -= LANES;
+            block = before;
         }
+    }
+    uint32_t stay = near(block, distance);
+    for (int i = 1;; i++) {
+        const struct block before = at ? load_block(pool, at - LANES) : nothing_before();
+        store_block(pool, at, merged(block, moved_up(block, before), distance, id));
+        if (!at || i == GROUP) break;
         at -= LANES;
-        entries = LANES;
         block = before;
+        stay += near(block, distance);
     }
     pool->count = last + 1;
     if (pool->count == pool->limit) pool->worst = pool->distance[last];
-    return at;
+    return at + stay;
 }
 
 KERNEL_INLINE uint32_t offer(struct pool *pool, const uint32_t *ids, const float *distances,

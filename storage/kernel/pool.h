@@ -4,9 +4,8 @@
  * A structure of arrays, so that a rank is found by comparing whole registers and counting, which
  * costs no mispredicted branch (binary search does).  kernel_set.pool_offer puts entries in.
  *
- * Invariant: distance[0 .. count) ascends, and distance[count .. limit + POOL_PADDING) is +inf, so
- * whole registers may be read and written behind the last entry.  id[] has POOL_PADDING entries
- * behind its limit, too; what they hold means nothing.
+ * Invariant: distance[0 .. count) ascends.  Behind it, where whole registers are read and written,
+ * lie only +inf and distances that dropped out; none of them is nearer than `worst`.
  *
  * The caller owns both arrays.  One thread at a time.
  */
@@ -42,7 +41,7 @@ static inline void pool_init(struct pool *pool, float *distance, uint32_t *id, u
  * from 1 to the limit of pool_init. */
 static inline void pool_clear(struct pool *pool)
 {
-    for (uint32_t i = 0; i < pool->count; i++)
+    for (size_t i = 0; i < (size_t)pool->count + POOL_PADDING; i++)
         pool->distance[i] = INFINITY;
     pool->count = 0;
     pool->worst = INFINITY;
