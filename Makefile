@@ -26,6 +26,7 @@ SERVER_PACKAGES := gcc make pkg-config libc6-dev libmicrohttpd-dev libjansson-de
                    libmimalloc-dev libcurl4-openssl-dev nettle-dev
 TEST_PACKAGES   := libcmocka-dev python3 python3-pytest python3-numpy python3-requests curl jq \
                    lsof procps libfuse3-dev fuse3
+BENCH_PACKAGES  := g++ libhnswlib-dev
 
 ARCH := $(shell $(CC) -dumpmachine)
 CFLAGS  ?=
@@ -57,6 +58,7 @@ CLI_SRC    := $(wildcard server/cli/*.c) server/data_dir.c
 TEST_SRC   := $(wildcard tests/*/test_*.c tests/*/*/test_*.c)
 BENCH_SRC  := $(wildcard bench/*.c)
 BENCH_LIB  := $(wildcard bench/support/*.c)
+BENCH_PEER := $(patsubst %.cc,$(O)/%.o,$(wildcard bench/support/*.cc))
 # Tools of the fault tests: file systems (*fs.c) are programs, *_shim.c are preloaded libraries.
 FAULT_FS   := $(wildcard tests/faults/*fs.c)
 FAULT_SHIM := $(wildcard tests/faults/*_shim.c)
@@ -80,8 +82,14 @@ $(call bin,$(filter tests/server/%,$(TEST_SRC))): $(O)/%: $(O)/%.o $(O)/libserve
     $(O)/libjadevectordb.a
 	$(LINK) $(MIMALLOC) -lcmocka -lmicrohttpd -luv -ljansson -lnettle -lm
 $(O)/libserver.a: $(call obj,$(filter-out server/main.c,$(SERVER_SRC)))
-$(call bin,$(BENCH_SRC)): $(O)/%: $(O)/%.o $(call obj,$(BENCH_LIB)) $(O)/libjadevectordb.a
-	$(LINK) $(MIMALLOC) -ljansson -lcurl -lm
+$(call bin,$(BENCH_SRC)): $(O)/%: $(O)/%.o $(O)/libbench.a $(O)/libjadevectordb.a
+	$(LINK) $(MIMALLOC) -ljansson -lcurl -lm -Wl,--as-needed -lstdc++
+$(O)/libbench.a: $(call obj,$(BENCH_LIB)) $(BENCH_PEER)
+# What the index is compared with, at its best: for this very CPU, whatever BUILD is.
+$(O)/%.o: %.cc
+	@mkdir -p $(@D)
+	$(if $(Q),@echo "  CXX   $<")
+	$(Q)$(CXX) -std=c++17 -O3 -march=native -I. -g -MMD -MP -pthread -fPIE -Wall -Wextra -c -o $@ $<
 
 # The daemon under test has sanitizers, its tools do not.
 $(call bin,$(FAULT_FS)): $(O)/%: %.c
@@ -154,7 +162,11 @@ test: test-deps
 check: test-deps
 	@scripts/check.sh
 
-bench: all $(call bin,$(BENCH_SRC))
+bench-deps: deps
+	$(call need,$(BENCH_PACKAGES))
+bench-programs: $(call bin,$(BENCH_SRC))
+bench: bench-deps
+	@$(MAKE) --no-print-directory all bench-programs
 	@scripts/bench.sh $(O)
 
 # ---- the rest ----
@@ -185,5 +197,5 @@ clean:
 	rm -rf build bin
 
 -include $(shell find $(O) -name '*.d' 2>/dev/null)
-.PHONY: all deps test-deps run unit unit-programs e2e faults fault-tools torture mutants test check bench install format lint help clean
+.PHONY: all deps test-deps run unit unit-programs e2e faults fault-tools torture mutants test check bench-deps bench-programs bench install format lint help clean
 .SECONDARY:

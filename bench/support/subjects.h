@@ -1,0 +1,30 @@
+/*
+ * subjects.h - what is measured: hnswlib, the bare graph, and a database.
+ *
+ * Each is built from the base rows of a set; row numbers are labels, nodes or ids.  Not ready: the
+ * benchmark ends.  One thread makes and frees them.
+ */
+#ifndef BENCH_SUBJECTS_H
+#define BENCH_SUBJECTS_H
+
+#include "bench/support/measure.h"
+
+struct build_cost {
+    double cpu_s, wall_s; /* CPU: of all threads of the process */
+    double row_bytes;     /* hot: codes (or numbers) and links */
+    char codec[16];       /* "float32" for hnswlib */
+};
+
+struct subject_options {
+    uint32_t m, ef_construction; /* 0: the default of the subject */
+    int threads;                 /* to build with */
+    const char *codec;           /* bare graph: "int8", "float32", "binary"; NULL: int8 */
+    uint32_t rescore;            /* bare graph: candidates compared as rows; 0: 3 k, at least 30 */
+};
+
+/* M 16 and ef_construction 200 by default.  Room for `more` rows beyond those of the set. */
+void subject_hnswlib(struct subject *s, const struct dataset *set, const struct subject_options *o,
+                     struct build_cost *cost);
+void subject_hnswlib_free(struct subject *s);
+
+#endif
