@@ -1,6 +1,13 @@
 /*
  * recall_qps.c - searches per second against recall, next to hnswlib on the same rows in the same
  * run; what building costs and what a row takes in memory, of both.
+ *
+ *   recall_qps [--subject=database|graph] [--default] [options of args.h]
+ *
+ * Both climb a ladder of ef; the rungs around each target recall are then timed in turn (ours,
+ * theirs, ours, theirs ...), and rates between two rungs are interpolated (measure.h).
+ * JSON lines: every rung, then for each target the rates and their ratio.  A table of the ratios
+ * goes to standard error.
  */
 #include <stdio.h>
 #include <stdlib.h>
@@ -10,44 +17,182 @@
 #include "bench/support/client.h"
 #include "bench/support/subjects.h"
 
-enum { K = 10, EF_MAX = 1200, ROUNDS = 5, QUICK_ROUNDS = 3 };
+enum { K = 10, EF_MAX = 1200, ROUNDS = 5, QUICK_ROUNDS = 3, TABLE_BYTES_MAX = 64 * 1024 };
 
-static void one_set(const struct bench_args *args, const char *name)
-{
+struct plan {
+    struct bench_args args;
+    struct subject_options ours, theirs;
+    const char *subject;
+    bool without_peer;
+};
+
+/* What both are about, and what came out. */
+struct contest {
+    const struct plan *plan;
     struct dataset set;
     struct truth truth;
-    struct subject theirs;
-    struct build_cost cost;
-    static struct ladder ladder, none;
-    double begun = bench_now();
-    bench_make_set(args, name, &set);
-    double made = bench_now();
-    truth_of(&truth, &set, K, args->cache_dir, args->options.threads);
-    fprintf(stderr, "%s: made %.1f s, truth %.1f s\n", name, made - begun, bench_now() - made);
-    subject_hnswlib(&theirs, &set, &(struct subject_options){.threads = 1}, &cost);
-    fprintf(stderr, "build cpu %.1f wall %.1f bytes %.0f\n", cost.cpu_s, cost.wall_s, cost.row_bytes);
-    ladder_climb(&ladder, &theirs, &set, &truth, K, EF_MAX, args->options.threads);
-    ladder_race(&ladder, &none, &set, K, 5, args->options.threads);
-    for (size_t i = 0; i < ladder.count; i++)
-        fprintf(stderr, "%u:%.4f ", ladder.rungs[i].ef, ladder.rungs[i].recall);
+    struct subject ours, theirs;
+    struct build_cost our_cost, their_cost;
+    struct ladder our_ladder, their_ladder;
+    int rounds;
+};
+
+static char table[TABLE_BYTES_MAX];
+
+static void print_rungs(const struct contest *c, const struct ladder *l)
+{
+    for (size_t i = 0; i < l->count; i++) {
+        struct rung r = l->rungs[i];
+        printf("{\"bench\":\"recall_qps\",\"set\":\"%s\",\"subject\":\"%s\",\"ef\":%u,"
+               "\"recall\":%.4f",
+               c->set.name, l->subject->name, r.ef, r.recall);
+        if (r.timed)
+            printf(",\"qps_1\":%.0f,\"qps_all\":%.0f", bench_median(r.qps[0], (size_t)c->rounds),
+                   bench_median(r.qps[1], (size_t)c->rounds));
+        printf("}\n");
+    }
+}
+
+static void print_build(const struct contest *c)
+{
+    const struct build_cost *a = &c->our_cost, *b = &c->their_cost;
+    printf("{\"bench\":\"recall_qps\",\"set\":\"%s\",\"source\":\"%s\",\"metric\":\"%s\","
+           "\"rows\":%zu,\"dimension\":%u,\"queries\":%zu,\"subject\":\"%s\",\"codec\":\"%s\","
+           "\"build_cpu_s\":%.2f,\"build_wall_s\":%.2f,\"row_bytes\":%.0f",
+           c->set.name, c->set.source, metric_name(c->set.metric), c->set.base_count,
+           c->set.dimension, c->set.query_count, c->ours.name, a->codec, a->cpu_s, a->wall_s,
+           a->row_bytes);
+    if (!c->plan->without_peer)
+        printf(",\"hnswlib_build_cpu_s\":%.2f,\"hnswlib_row_bytes\":%.0f,\"build_ratio\":%.2f,"
+               "\"memory_ratio\":%.2f",
+               b->cpu_s, b->row_bytes, b->cpu_s / a->cpu_s, b->row_bytes / a->row_bytes);
+    printf("}\n");
+}
+
+static void print_target(const struct contest *c, double recall)
+{
+    const struct ladder *a = &c->our_ladder, *b = &c->their_ladder;
+    printf("{\"bench\":\"recall_qps\",\"set\":\"%s\",\"subject\":\"%s\",\"recall\":%.2f,"
+           "\"qps_1\":%.0f,\"hnswlib_qps_1\":%.0f,\"ratio_1\":%.2f,\"qps_all\":%.0f,"
+           "\"hnswlib_qps_all\":%.0f,\"ratio_all\":%.2f,\"best_recall\":%.4f,"
+           "\"hnswlib_best_recall\":%.4f}\n",
+           c->set.name, c->ours.name, recall, ladder_median_qps(a, recall, c->rounds, false),
+           ladder_median_qps(b, recall, c->rounds, false),
+           ladder_ratio(a, b, recall, c->rounds, false),
+           ladder_median_qps(a, recall, c->rounds, true),
+           ladder_median_qps(b, recall, c->rounds, true),
+           ladder_ratio(a, b, recall, c->rounds, true), ladder_best_recall(a),
+           ladder_best_recall(b));
+}
+
+/* ---- the table ---- */
+
+static void add_to_table(const struct contest *c)
+{
+    const struct ladder *a = &c->our_ladder, *b = &c->their_ladder;
+    size_t len = strlen(table);
+#define ADD(...) len += (size_t)snprintf(table + len, sizeof table - len, __VA_ARGS__)
+    if (len == 0)
+        ADD("%-13s %-8s %9s %7s | %s\n", "set", "codec", "build x", "mem x",
+            "recall: our QPS x hnswlib's, one thread (all threads)");
+    if (len + 400 > sizeof table) return;
+    ADD("%-13s %-8s %9.2f %7.2f |", c->set.name, c->our_cost.codec,
+        c->their_cost.cpu_s / c->our_cost.cpu_s, c->their_cost.row_bytes / c->our_cost.row_bytes);
+    for (int t = 0; t < TARGETS; t++) {
+        double target = measure_targets[t], ratio = ladder_ratio(a, b, target, c->rounds, false);
+        double ours = ladder_median_qps(a, target, c->rounds, false);
+        ADD("  .%02.0f: %6.0f", 100 * target, ours);
+        if (ratio > 0)
+            ADD(" x%.2f (x%.2f)", ratio, ladder_ratio(a, b, target, c->rounds, true));
+        else
+            ADD(" best %.3f / %.3f", ladder_best_recall(a), ladder_best_recall(b));
+    }
+    ADD("\n");
+#undef ADD
+}
+
+/* ---- one set ---- */
+
+static void make_ours(struct contest *c)
+{
+    if (strcmp(c->plan->subject, "graph") == 0)
+        subject_graph(&c->ours, &c->set, &c->plan->ours, &c->our_cost);
+    else
+        bench_fail("--subject=database or graph");
+}
+
+static void compete(const struct plan *p, const char *name)
+{
+    static struct contest c; /* large */
+    const int threads = p->args.options.threads;
+    c = (struct contest){.plan = p, .rounds = p->args.rounds};
+    bench_make_set(&p->args, name, &c.set);
+    truth_of(&c.truth, &c.set, K, p->args.cache_dir, threads);
+    make_ours(&c);
+    ladder_climb(&c.our_ladder, &c.ours, &c.set, &c.truth, K, EF_MAX, threads);
+    if (!p->without_peer) {
+        subject_hnswlib(&c.theirs, &c.set, &p->theirs, &c.their_cost);
+        ladder_climb(&c.their_ladder, &c.theirs, &c.set, &c.truth, K, EF_MAX, threads);
+    }
+    ladder_race(&c.our_ladder, &c.their_ladder, &c.set, K, c.rounds, threads);
+
+    print_rungs(&c, &c.our_ladder);
+    if (!p->without_peer) print_rungs(&c, &c.their_ladder);
+    print_build(&c);
     for (int t = 0; t < TARGETS; t++)
-        fprintf(stderr, "\n%.2f: %.0f %.0f", measure_targets[t],
-                ladder_median_qps(&ladder, measure_targets[t], 5, false),
-                ladder_median_qps(&ladder, measure_targets[t], 5, true));
-    fprintf(stderr, "\n");
-    subject_hnswlib_free(&theirs);
-    truth_free(&truth);
-    dataset_free(&set);
+        print_target(&c, measure_targets[t]);
+    fflush(stdout);
+    add_to_table(&c);
+    if (!p->without_peer) subject_hnswlib_free(&c.theirs);
+    subject_graph_free(&c.ours);
+    truth_free(&c.truth);
+    dataset_free(&c.set);
+}
+
+static void usage(void)
+{
+    bench_fail("usage: recall_qps [options]\n"
+               "  --subject=database   our search through the storage layer (default)\n"
+               "  --subject=graph      the bare graph, to tune it; with\n"
+               "    --codec=int8|float32|binary --m=N --ef-construction=N --rescore=N --shuffled\n"
+               "    --build-threads=N\n"
+               "  --no-peer            ours alone\n" BENCH_ARGS_HELP);
+}
+
+static bool take(struct plan *p, const char *arg)
+{
+    const char *value;
+    if ((value = bench_value(arg, "--subject")))
+        p->subject = value;
+    else if ((value = bench_value(arg, "--codec")))
+        p->ours.codec = value;
+    else if ((value = bench_value(arg, "--m")))
+        p->ours.m = (uint32_t)atoi(value);
+    else if ((value = bench_value(arg, "--ef-construction")))
+        p->ours.ef_construction = (uint32_t)atoi(value);
+    else if ((value = bench_value(arg, "--rescore")))
+        p->ours.rescore = (uint32_t)atoi(value);
+    else if ((value = bench_value(arg, "--build-threads")))
+        p->ours.threads = atoi(value);
+    else if (strcmp(arg, "--shuffled") == 0)
+        p->ours.shuffled = true;
+    else if (strcmp(arg, "--no-peer") == 0)
+        p->without_peer = true;
+    else
+        return bench_args_take(&p->args, arg);
+    return true;
 }
 
 int main(int argc, char **argv)
 {
-    struct bench_args args;
-    bench_args_init(&args);
+    struct plan plan = {.ours.threads = 1, .theirs.threads = 1, .subject = "graph"};
+    bench_args_init(&plan.args);
     for (int i = 1; i < argc; i++)
-        if (!bench_args_take(&args, argv[i])) bench_fail("usage: recall_qps ...\n" BENCH_ARGS_HELP);
-    const char *at = args.sets ? args.sets : "lsa";
+        if (!take(&plan, argv[i])) usage();
+    if (plan.args.rounds == 0) plan.args.rounds = plan.args.quick ? QUICK_ROUNDS : ROUNDS;
+    const char *at = plan.args.sets ? plan.args.sets : "lsa,tanh768,lowrank1536,norms128";
     for (char name[64]; bench_next_name(&at, name);)
-        one_set(&args, name);
+        compete(&plan, name);
+    fputs(table, stderr);
     return 0;
 }

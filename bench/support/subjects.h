@@ -18,7 +18,8 @@ struct build_cost {
 struct subject_options {
     uint32_t m, ef_construction; /* 0: the default of the subject */
     int threads;                 /* to build with */
-    const char *codec;           /* bare graph: "int8", "float32", "binary"; NULL: int8 */
+    const char *codec;           /* bare graph: "int8", "float32", "binary"; NULL: as it is apt */
+    bool shuffled;               /* bare graph: rows are inserted in random order */
     uint32_t rescore;            /* bare graph: candidates compared as rows; 0: 3 k, at least 30 */
 };
 
@@ -26,5 +27,14 @@ struct subject_options {
 void subject_hnswlib(struct subject *s, const struct dataset *set, const struct subject_options *o,
                      struct build_cost *cost);
 void subject_hnswlib_free(struct subject *s);
+
+/* The graph alone (storage/index/graph.h) and a rescoring by the kernels: what a search costs
+ * without snapshots, ids, tombstones.  The set must outlive it. */
+void subject_graph(struct subject *s, const struct dataset *set, const struct subject_options *o,
+                   struct build_cost *cost);
+void subject_graph_free(struct subject *s);
+/* Per search with this effort: nodes visited, distances of codes. */
+void subject_graph_work(const struct subject *s, const struct dataset *set, uint32_t ef,
+                        double *visited, double *distances);
 
 #endif

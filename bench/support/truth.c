@@ -12,7 +12,7 @@
 #include "storage/base/parallel.h"
 #include "storage/kernel/kernel.h"
 
-enum { QUERIES_AT_ONCE = 50, ROWS_AT_ONCE = 128 };
+enum { QUERIES_AT_ONCE = 50, ROWS_AT_ONCE = TRUTH_ROWS_MAX };
 
 struct search {
     const struct truth *truth;
@@ -54,11 +54,20 @@ static void raw_distances(enum metric metric, const float *query, const float *c
     if (metric == METRIC_MANHATTAN) k->l1_rows(query, rows, count, dimension, raw);
 }
 
-double truth_distance(enum metric metric, const float *query, const float *row, size_t dimension)
+static void distances(enum metric metric, const float *query, double query_norm,
+                      const float *const *rows, size_t count, size_t dimension, double *out)
 {
-    double raw, norm2 = 0;
-    raw_distances(metric, query, &row, 1, dimension, &raw, &norm2);
-    return value_of(metric, raw, metric == METRIC_COSINE ? norm(query, dimension) : 0, norm2);
+    double norm2[ROWS_AT_ONCE] = {0};
+    raw_distances(metric, query, rows, count, dimension, out, norm2);
+    for (size_t i = 0; i < count; i++)
+        out[i] = value_of(metric, out[i], query_norm, norm2[i]);
+}
+
+void truth_distances(enum metric metric, const float *query, const float *const *rows, size_t count,
+                     size_t dimension, double *out)
+{
+    double query_norm = metric == METRIC_COSINE ? norm(query, dimension) : 0;
+    distances(metric, query, query_norm, rows, count, dimension, out);
 }
 
 /* Insertion into a short sorted list: nearly all rows fail the first comparison. */
@@ -82,13 +91,13 @@ static void compare(const struct search *s, size_t q, double query_norm, const u
 {
     const struct dataset *set = s->set;
     const float *rows[ROWS_AT_ONCE];
-    double raw[ROWS_AT_ONCE], norm2[ROWS_AT_ONCE] = {0};
+    double out[ROWS_AT_ONCE];
     for (size_t i = 0; i < count; i++)
         rows[i] = set->base + (size_t)numbers[i] * set->dimension;
-    raw_distances(set->metric, set->query + q * set->dimension, rows, count, set->dimension, raw,
-                  norm2);
+    distances(set->metric, set->query + q * set->dimension, query_norm, rows, count, set->dimension,
+              out);
     for (size_t i = 0; i < count; i++)
-        offer(s->truth, q, value_of(set->metric, raw[i], query_norm, norm2[i]), numbers[i]);
+        offer(s->truth, q, out[i], numbers[i]);
 }
 
 static void search_block(const struct search *s, size_t first, size_t end)
@@ -212,7 +221,9 @@ uint32_t truth_hits(const struct truth *t, const struct dataset *set, size_t q, 
             seen = rows[j] == rows[i];
         if (seen || rows[i] >= set->base_count) continue;
         const float *row = set->base + (size_t)rows[i] * set->dimension;
-        hits += truth_distance(set->metric, query, row, set->dimension) <= limit;
+        double distance;
+        truth_distances(set->metric, query, &row, 1, set->dimension, &distance);
+        hits += distance <= limit;
     }
     return hits < best ? hits : best;
 }

@@ -26,8 +26,10 @@ void truth_of(struct truth *t, const struct dataset *set, uint32_t k, const char
               int threads);
 void truth_free(struct truth *t);
 
-/* The distance of the metric, as reader_search() gives it. */
-double truth_distance(enum metric metric, const float *query, const float *row, size_t dimension);
+/* Distances of the metric, as reader_search() gives them; count <= TRUTH_ROWS_MAX. */
+enum { TRUTH_ROWS_MAX = 128 };
+void truth_distances(enum metric metric, const float *query, const float *const *rows, size_t count,
+                     size_t dimension, double *out);
 
 /* Of the k nearest rows of query `q`, how many are among `rows`; no row counts twice. */
 uint32_t truth_hits(const struct truth *t, const struct dataset *set, size_t q, uint32_t k,
