@@ -72,17 +72,16 @@ static void print_build(const struct contest *c)
 static void print_target(const struct contest *c, double recall)
 {
     const struct ladder *a = &c->our_ladder, *b = &c->their_ladder;
-    printf("{\"bench\":\"recall_qps\",\"set\":\"%s\",\"subject\":\"%s\",\"recall\":%.2f,"
-           "\"qps_1\":%.0f,\"hnswlib_qps_1\":%.0f,\"ratio_1\":%.2f,\"qps_all\":%.0f,"
-           "\"hnswlib_qps_all\":%.0f,\"ratio_all\":%.2f,\"best_recall\":%.4f,"
-           "\"hnswlib_best_recall\":%.4f}\n",
-           c->set.name, c->ours.name, recall, ladder_median_qps(a, recall, c->rounds, false),
-           ladder_median_qps(b, recall, c->rounds, false),
-           ladder_ratio(a, b, recall, c->rounds, false),
-           ladder_median_qps(a, recall, c->rounds, true),
-           ladder_median_qps(b, recall, c->rounds, true),
-           ladder_ratio(a, b, recall, c->rounds, true), ladder_best_recall(a),
-           ladder_best_recall(b));
+    printf(
+        "{\"bench\":\"recall_qps\",\"set\":\"%s\",\"subject\":\"%s\",\"recall\":%.2f,"
+        "\"qps_1\":%.0f,\"hnswlib_qps_1\":%.0f,\"ratio_1\":%.2f,\"qps_all\":%.0f,"
+        "\"hnswlib_qps_all\":%.0f,\"ratio_all\":%.2f,\"best_recall\":%.4f,"
+        "\"hnswlib_best_recall\":%.4f}\n",
+        c->set.name, c->ours.name, recall, ladder_median_qps(a, recall, c->rounds, false),
+        ladder_median_qps(b, recall, c->rounds, false),
+        ladder_ratio(a, b, recall, c->rounds, false), ladder_median_qps(a, recall, c->rounds, true),
+        ladder_median_qps(b, recall, c->rounds, true), ladder_ratio(a, b, recall, c->rounds, true),
+        ladder_best_recall(a), ladder_best_recall(b));
 }
 
 /* ---- the table ---- */
@@ -104,7 +103,7 @@ static void add_to_table(const struct contest *c)
         ADD("  .%02.0f: %6.0f", 100 * target, ours);
         if (ratio > 0)
             ADD(" x%.2f (x%.2f)", ratio, ladder_ratio(a, b, target, c->rounds, true));
-        else
+        else if (!c->plan->without_peer)
             ADD(" best %.3f / %.3f", ladder_best_recall(a), ladder_best_recall(b));
     }
     ADD("\n");

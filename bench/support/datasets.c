@@ -146,8 +146,8 @@ static void duplicates_row(const struct world *w, uint64_t number, struct random
 {
     const uint64_t copies = DUPLICATE_GROUPS * DUPLICATE_COPIES;
     /* The groups are spread over the whole: 7919 has no factor in common with the count. */
-    uint64_t place = number < w->base_count ? number * 7919 % w->base_count
-                                            : random_below(r, w->base_count);
+    uint64_t place =
+        number < w->base_count ? number * 7919 % w->base_count : random_below(r, w->base_count);
     uint64_t group = place * 20000 / w->base_count / DUPLICATE_COPIES;
     if (place * 20000 / w->base_count >= copies) {
         uniform_row(w, number, r, row);
@@ -264,8 +264,8 @@ static void from_source(struct world *w, const struct dataset_options *options)
 static const float *source_row(const struct world *w, uint64_t number)
 {
     const struct dataset *s = &w->source;
-    size_t i = number < w->base_count ? number % s->base_count
-                                      : (number - w->base_count) % s->query_count;
+    size_t i =
+        number < w->base_count ? number % s->base_count : (number - w->base_count) % s->query_count;
     return (number < w->base_count ? s->base : s->query) + i * s->dimension;
 }
 
@@ -368,9 +368,8 @@ static void make_rows(void *ctx)
         if (first >= end) return;
         for (uint64_t i = first; i < end && i < first + ROWS_AT_ONCE; i++) {
             struct random r = random_stream(m->world->seed, i);
-            float *row = i < set->base_count
-                             ? set->base + i * set->dimension
-                             : set->query + (i - set->base_count) * set->dimension;
+            float *row = i < set->base_count ? set->base + i * set->dimension
+                                             : set->query + (i - set->base_count) * set->dimension;
             m->world->spec->row(m->world, i, &r, row);
         }
     }

@@ -56,8 +56,7 @@ static void do_work(void *ctx)
             best += truth_best(w->truth, q, w->k);
         }
     }
-    atomic_fetch_add(&w->cpu_ns,
-                     (uint64_t)(1e9 * (seconds_of(CLOCK_THREAD_CPUTIME_ID) - begun)));
+    atomic_fetch_add(&w->cpu_ns, (uint64_t)(1e9 * (seconds_of(CLOCK_THREAD_CPUTIME_ID) - begun)));
     atomic_fetch_add(&w->hits, hits);
     atomic_fetch_add(&w->best, best);
 }
@@ -72,16 +71,12 @@ static void run(struct work *w, int threads)
 struct pass measure_pass(const struct subject *s, const struct dataset *set, uint32_t k,
                          uint32_t ef, int repeats, int threads)
 {
-    struct work w = {.subject = s,
-                     .set = set,
-                     .k = k,
-                     .ef = ef,
-                     .searches = set->query_count * (size_t)repeats};
+    struct work w = {
+        .subject = s, .set = set, .k = k, .ef = ef, .searches = set->query_count * (size_t)repeats};
     double begun = bench_now();
     run(&w, threads);
-    return (struct pass){.wall_s = bench_now() - begun,
-                         .cpu_s = (double)w.cpu_ns / 1e9,
-                         .searches = w.searches};
+    return (struct pass){
+        .wall_s = bench_now() - begun, .cpu_s = (double)w.cpu_ns / 1e9, .searches = w.searches};
 }
 
 double measure_qps(const struct pass *p, int threads)

@@ -50,8 +50,8 @@ struct ladder {
     double seconds_per_pass;
 };
 
-/* Climb: recall of every rung from ef = k on, until the highest target is reached or `ef_max`. Those
- * on both sides of a target are marked to be timed. */
+/* Climb: recall of every rung from ef = k on, until the highest target is reached or `ef_max`.
+ * Those on both sides of a target are marked to be timed. */
 void ladder_climb(struct ladder *l, const struct subject *s, const struct dataset *set,
                   const struct truth *t, uint32_t k, uint32_t ef_max, int threads);
 /* Time the rungs of two ladders in turn. */

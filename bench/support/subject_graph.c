@@ -164,7 +164,7 @@ static size_t search(void *ctx, const float *query, uint32_t k, uint32_t ef, uin
     const struct bare_graph *b = ctx;
     struct graph_query q = {.vector = query, .ef = ef, .hidden = UINT32_MAX};
     struct graph_found found;
-    struct near near[RESCORE_MAX];
+    static _Thread_local struct near near[RESCORE_MAX];
     struct err err;
     epoch_enter();
     if (graph_search(b->g, &q, &found, &err)) bench_fail("%s", err.msg);
