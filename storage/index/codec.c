@@ -186,7 +186,8 @@ static float quantize(const float *x, size_t n, int8_t *code, int32_t *sum, int6
 
 static uint32_t cell_crc(const struct codec *c, uint32_t node, const uint8_t *cell)
 {
-    uint32_t crc = crc32c(0, &node, sizeof node);
+    const uint32_t words[2] = {c->seed, node};
+    uint32_t crc = crc32c(0, words, sizeof words);
     return crc32c(crc, cell, c->code_bytes + offsetof(struct code_tail, crc));
 }
 
@@ -258,6 +259,13 @@ bool codec_cell_is_good(const struct codec *c, uint32_t node, const uint8_t *cel
 {
     const struct code_tail *tail = codec_tail(c, cell);
     return tail->generation == generation + 1 && tail->crc == cell_crc(c, node, cell);
+}
+
+void codec_move_cell(const struct codec *c, uint32_t node, uint32_t generation, uint8_t *cell)
+{
+    struct code_tail *tail = codec_tail(c, cell);
+    tail->generation = generation + 1;
+    tail->crc = cell_crc(c, node, cell);
 }
 
 /* ---- distances ---- */

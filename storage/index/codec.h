@@ -36,7 +36,7 @@ struct code_tail {
     float norm2;         /* |coded row|^2 */
     float row_norm2;     /* |row|^2, for METRIC_DOT_PRODUCT */
     uint32_t generation; /* slot.generation of the row; + 1 so that 0 means: no code here */
-    uint32_t crc;        /* of the node number and of all bytes of the cell before this field */
+    uint32_t crc; /* of codec.seed, the node number and all bytes of the cell before this field */
 };
 
 /* What distances need of a tail, by itself: one cache line holds eight of them. */
@@ -51,6 +51,9 @@ struct codec {
     uint32_t padded; /* dimension as the code has it, a multiple of 64 (float32: of 16) */
     uint32_t code_bytes;
     uint32_t cell_bytes;
+    /* Of one graph; part of the checksums of its cells, so that those of an earlier graph, which
+     * may lie in the same file, are not taken for its own. */
+    uint32_t seed;
     const struct kernel_set *kernels;
     float gain;    /* rows are multiplied by it, so that squares stay in range */
     float *mean;   /* `dimension`, owned; of rows times gain; NULL for CODEC_FLOAT32 */
@@ -78,6 +81,9 @@ size_t codec_scratch_bytes(const struct codec *c);
 /* Is this the intact cell of `node` for that generation of its slot? */
 bool codec_cell_is_good(const struct codec *c, uint32_t node, const uint8_t *cell,
                         uint32_t generation);
+
+/* Make the intact cell of one row that of another node, for this generation of its slot. */
+void codec_move_cell(const struct codec *c, uint32_t node, uint32_t generation, uint8_t *cell);
 
 static inline struct code_tail *codec_tail(const struct codec *c, const uint8_t *cell)
 {

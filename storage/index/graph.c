@@ -5,7 +5,9 @@
 #include <sched.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/random.h>
 
+#include "storage/base/clock.h"
 #include "storage/base/crc32c.h"
 #include "storage/base/epoch.h"
 #include "storage/base/mem.h"
@@ -72,7 +74,12 @@ static void retire_arena(void *p)
     a->release(a);
 }
 
-static struct graph_arena *arena_new(const struct graph *g, uint32_t capacity)
+void graph_arena_free(struct graph_arena *arena)
+{
+    retire_arena(arena);
+}
+
+struct graph_arena *graph_arena_new(const struct graph *g, uint32_t capacity)
 {
     struct graph_arena *a = mem_new(struct graph_arena);
     size_t *bytes = mem_zalloc(2 * sizeof *bytes);
@@ -88,6 +95,12 @@ static struct graph_arena *arena_new(const struct graph *g, uint32_t capacity)
     if (a->factors) munmap(a->factors, factors_bytes(capacity));
     release_memory(a);
     return NULL;
+}
+
+static void set_factors(const struct graph *g, struct graph_arena *a, uint32_t node)
+{
+    const struct code_tail *tail = codec_tail(&g->codec, graph_cell(g, a, node));
+    a->factors[node] = (struct code_factors){tail->scale, tail->norm2};
 }
 
 enum err_code graph_set_arena(struct graph *g, struct graph_arena *arena, struct err *err)
@@ -107,16 +120,13 @@ enum err_code graph_set_arena(struct graph *g, struct graph_arena *arena, struct
         atomic_init(&arena->dirty_cells[i], cells);
         atomic_init(&arena->dirty_links[i], links);
     }
+    uint32_t used = atomic_load_explicit(&g->node_count, memory_order_relaxed);
+    for (uint32_t i = 0; arena->factors && i < used && i < arena->capacity; i++)
+        set_factors(g, arena, i);
     /* Pairs with graph_arena(). */
     atomic_store_explicit(&g->arena, arena, memory_order_release);
     if (old) epoch_retire(retire_arena, old);
     return ERR_OK;
-}
-
-static void set_factors(const struct graph *g, struct graph_arena *a, uint32_t node)
-{
-    const struct code_tail *tail = codec_tail(&g->codec, graph_cell(g, a, node));
-    a->factors[node] = (struct code_factors){tail->scale, tail->norm2};
 }
 
 enum err_code graph_reserve(struct graph *g, uint32_t nodes, struct err *err)
@@ -128,20 +138,26 @@ enum err_code graph_reserve(struct graph *g, uint32_t nodes, struct err *err)
     if (capacity < nodes) capacity = nodes;
     if (capacity < 4096) capacity = 4096;
     if (capacity > UINT32_MAX - 1) capacity = UINT32_MAX - 1;
-    struct graph_arena *a = arena_new(g, (uint32_t)capacity);
+    struct graph_arena *a = graph_arena_new(g, (uint32_t)capacity);
     if (!a) return err_set(err, ERR_NOMEM, "out of memory for a graph of %u rows", nodes);
     if (old) {
         size_t used = atomic_load_explicit(&g->node_count, memory_order_relaxed);
         if (used > old->capacity) used = old->capacity;
         memcpy(a->cells, old->cells, used * g->codec.cell_bytes);
         memcpy(a->nodes, old->nodes, used * g->link_bytes);
-        for (uint32_t i = 0; i < used; i++)
-            set_factors(g, a, i);
     }
     return graph_set_arena(g, a, err);
 }
 
 /* ---- the graph ---- */
+
+static uint32_t random_seed(void)
+{
+    uint32_t seed = 0;
+    while (seed == 0)
+        if (getrandom(&seed, sizeof seed, 0) != sizeof seed) seed = (uint32_t)clock_ns() | 1;
+    return seed;
+}
 
 enum err_code graph_new(enum metric metric, uint32_t dimension, const struct graph_options *options,
                         struct graph **out, struct err *err)
@@ -161,6 +177,7 @@ enum err_code graph_new(enum metric metric, uint32_t dimension, const struct gra
     g->degree = degree < DEGREE_MAX ? degree : DEGREE_MAX;
     g->ef_construction =
         options->ef_construction ? options->ef_construction : EF_CONSTRUCTION_DEFAULT;
+    g->codec.seed = options->seed ? options->seed : random_seed();
     *out = g;
     return ERR_OK;
 }
@@ -263,8 +280,8 @@ void graph_forget(struct graph *g, uint32_t node)
 static uint32_t node_check(const struct graph *g, uint32_t node, uint32_t generation,
                            const struct graph_node *copy)
 {
-    uint32_t words[3] = {
-        node, generation,
+    uint32_t words[4] = {
+        g->codec.seed, node, generation,
         atomic_load_explicit(&((struct graph_node *)(uintptr_t)copy)->head, memory_order_relaxed)};
     uint32_t crc = crc32c(0, words, sizeof words);
     return crc32c(crc, (const uint8_t *)copy + sizeof *copy, g->link_bytes - sizeof *copy);
@@ -284,6 +301,12 @@ void graph_copy_node(struct graph *g, uint32_t node, uint32_t generation, void *
     graph_unlock_node(n);
     atomic_store_explicit(&to->head, head & ~(uint32_t)NODE_LOCKED, memory_order_relaxed);
     to->check = node_check(g, node, generation, to);
+}
+
+void graph_seal_node(const struct graph *g, uint32_t node, uint32_t generation, void *copy)
+{
+    struct graph_node *n = copy;
+    n->check = node_check(g, node, generation, n);
 }
 
 bool graph_node_is_good(const struct graph *g, uint32_t node, uint32_t generation, const void *copy)

@@ -65,6 +65,7 @@ struct graph_options {
     uint32_t ef_construction; /* 0: 200                       */
     float gain;               /* 0: 1; codec_init() */
     const float *mean;        /* `dimension`; codec_init() */
+    uint32_t seed;            /* codec.seed; 0: a random one */
 };
 
 struct graph {
@@ -87,7 +88,12 @@ void graph_free(struct graph *g); /* no reader is left; NULL is fine */
 /* Owner: have room for so many nodes, in memory of huge pages if the system has them; what is there
  * is copied, and the old arena released when the last reader has left it.  ERR_NOMEM. */
 MUST_CHECK enum err_code graph_reserve(struct graph *g, uint32_t nodes, struct err *err);
-/* Owner: the same contents in another place (mapped from a file, for one).  Takes the arena. */
+/* Room for so many nodes, in memory as above: zeros, to be filled and given to graph_set_arena(),
+ * or to graph_arena_free().  NULL: out of memory. */
+struct graph_arena *graph_arena_new(const struct graph *g, uint32_t nodes);
+void graph_arena_free(struct graph_arena *arena);
+/* Owner: the same contents in another place (mapped from a file, for one).  Takes the arena; if it
+ * has room for factors, they are filled in. */
 MUST_CHECK enum err_code graph_set_arena(struct graph *g, struct graph_arena *arena,
                                          struct err *err);
 /* The memory of codes, links and pivots in bytes; any thread. */
@@ -179,9 +185,11 @@ static inline struct graph_node *graph_node(const struct graph *g, const struct 
     return (struct graph_node *)(void *)(a->nodes + (size_t)node * g->link_bytes);
 }
 
-/* A consistent copy of the links of a node, link_bytes at `copy`, with a checksum over node number,
- * `generation` and links in `check`.  Any thread in an epoch section. */
+/* A consistent copy of the links of a node, link_bytes at `copy`, with a checksum over codec.seed,
+ * node number, `generation` and links in `check`.  Any thread in an epoch section. */
 void graph_copy_node(struct graph *g, uint32_t node, uint32_t generation, void *copy);
+/* The same for links that are in no graph: make this copy good. */
+void graph_seal_node(const struct graph *g, uint32_t node, uint32_t generation, void *copy);
 /* Is it such a copy? */
 bool graph_node_is_good(const struct graph *g, uint32_t node, uint32_t generation,
                         const void *copy);

@@ -176,6 +176,7 @@ static bool is_first(struct graph *g, struct graph_arena *a, uint32_t node)
     bool first = !graph_pivots(g) || graph_pivots(g)->count == 0;
     if (first) {
         graph_store_links(a, graph_node(g, a, node), node, NULL, 0, NODE_LINKED);
+        graph_mark_dirty(a->dirty_cells, node);
         atomic_fetch_add_explicit(&g->linked_count, 1, memory_order_relaxed);
         graph_set_pivots(g, &node, 1);
     }
@@ -206,6 +207,8 @@ bool graph_link(struct graph *g, uint32_t node, uint32_t ef, const struct graph_
     graph_lock_node(n);
     bool was_linked = atomic_load_explicit(&n->head, memory_order_relaxed) & NODE_LINKED;
     graph_store_links(a, n, node, links, count, NODE_LINKED);
+    /* Again: whoever wrote the group out since it was encoded has left out what was not linked. */
+    graph_mark_dirty(a->dirty_cells, node);
     if (!was_linked) atomic_fetch_add_explicit(&g->linked_count, 1, memory_order_relaxed);
     for (uint32_t i = 0; i < count; i++)
         link_back(g, a, s, c, links[i], node);
