@@ -1,9 +1,4 @@
-/*
- * accept.c - look, set aside, stamp, note.
- *
- * The new uuid goes in as a checkpoint would: a new manifest to free space, then the superblock of
- * the next generation, then the other one.  Whatever moment the power fails, one of them is whole.
- */
+/* accept.c - look, set aside, stamp, note. */
 #include "storage/accept.h"
 
 #include <errno.h>
@@ -15,15 +10,13 @@
 #include <time.h>
 #include <unistd.h>
 
-#include "storage/base/crc32c.h"
 #include "storage/base/file.h"
 #include "storage/base/mem.h"
 #include "storage/catalog.h"
 #include "storage/checkpoint.h"
 #include "storage/image.h"
 #include "storage/wal_scan.h"
-
-enum { SEGMENTS_MAX = 64 };
+#include "storage/wal_segment.h"
 
 /* ---- look ---- */
 
@@ -39,10 +32,16 @@ static enum err_code open_image(int dir_fd, const char *name, struct image *img,
     if (rc) return rc;
     if (img->ckpt_count) {
         int fd = -1, os_errno = file_open(dir_fd, file_name, O_RDWR, &fd);
-        bool applied = false;
-        const struct disk_superblock *sb = &img->superblocks[img->superblock_good[0] ? 0 : 1];
+        bool applied = false, alike;
+        struct disk_superblock sb;
         if (os_errno) rc = err_os(err, os_errno, "open %s", file_name);
-        if (!rc) rc = checkpoint_apply_leftover(dir_fd, name, fd, false, sb, &applied, err);
+        if (!rc) rc = superblock_read(fd, file_name, &sb, &alike, err);
+        /* None is left but that of the checkpoint. */
+        if (rc == ERR_CORRUPT && image_newest(img)) {
+            sb = *image_newest(img);
+            rc = ERR_OK;
+        }
+        if (!rc) rc = checkpoint_apply_leftover(dir_fd, name, fd, false, &sb, &applied, err);
         file_close(fd);
         image_close(img);
         if (!rc) rc = image_open(dir_fd, name, false, img, err);
@@ -50,10 +49,7 @@ static enum err_code open_image(int dir_fd, const char *name, struct image *img,
     }
     if (img->is_newer)
         return err_set(err, ERR_QUARANTINED, "%s has another format version", file_name);
-    const struct disk_superblock *sb = NULL;
-    for (int i = 0; i < SUPERBLOCK_COUNT; i++)
-        if (img->superblock_good[i] && (!sb || img->superblocks[i].generation > sb->generation))
-            sb = &img->superblocks[i];
+    const struct disk_superblock *sb = image_newest(img);
     if (!sb || !image_use(img, sb, true))
         return err_set(err, ERR_CORRUPT,
                        "%s is damaged itself; `jadevectordb-cli repair` rescues what can be read",
@@ -84,75 +80,71 @@ static enum err_code look_at_log(int dir_fd, const char *name, struct image *img
 
 /* ---- set aside ---- */
 
-static enum err_code set_aside(int dir_fd, const char *file_name, struct accept_result *r,
-                               struct err *err)
+enum { FILES_MAX = WAL_SEGMENTS_MAX + 1 };
+
+/* The i-th file that may have to go. */
+static void name_of(const char *name, int i, char text[WAL_SEGMENT_NAME_BYTES])
 {
-    char aside[300];
-    if (faccessat(dir_fd, file_name, F_OK, AT_SYMLINK_NOFOLLOW) != 0) return ERR_OK;
-    snprintf(aside, sizeof aside, "%s%s", file_name, r->aside_suffix);
-    int os_errno = file_rename(dir_fd, file_name, aside);
-    if (os_errno) return err_os(err, os_errno, "rename %s", file_name);
-    r->files_set_aside++;
-    return ERR_OK;
+    if (i < WAL_SEGMENTS_MAX)
+        wal_segment_name(name, i, text);
+    else
+        snprintf(text, WAL_SEGMENT_NAME_BYTES, "%s.ckpt", name);
+}
+
+static bool exists(int dir_fd, const char *name, int i, const char *suffix)
+{
+    char file_name[WAL_SEGMENT_NAME_BYTES], aside[300];
+    name_of(name, i, file_name);
+    snprintf(aside, sizeof aside, "%s%s", file_name, suffix);
+    return faccessat(dir_fd, aside, F_OK, AT_SYMLINK_NOFOLLOW) == 0;
+}
+
+/* The time; and a number, if something was set aside in this very second.  The lock of the data
+ * directory is held: nobody else makes such names. */
+static void choose_suffix(int dir_fd, const char *name, char *suffix, size_t cap)
+{
+    char now[24];
+    time_t t = time(NULL);
+    struct tm tm;
+    gmtime_r(&t, &tm);
+    strftime(now, sizeof now, "%Y%m%dT%H%M%SZ", &tm);
+    snprintf(suffix, cap, "~%s", now);
+    for (unsigned n = 2;; n++) {
+        bool taken = false;
+        for (int i = 0; i < FILES_MAX && !taken; i++)
+            taken = exists(dir_fd, name, i, suffix);
+        if (!taken) return;
+        snprintf(suffix, cap, "~%s-%u", now, n);
+    }
 }
 
 static enum err_code set_log_aside(int dir_fd, const char *name, struct accept_result *r,
                                    struct err *err)
 {
-    char file_name[200];
-    struct tm tm;
-    time_t now = time(NULL);
-    enum err_code rc = ERR_OK;
-    gmtime_r(&now, &tm);
-    strftime(r->aside_suffix, sizeof r->aside_suffix, "~%Y%m%dT%H%M%SZ", &tm);
-    for (int i = 0; i < SEGMENTS_MAX && !rc; i++) {
-        snprintf(file_name, sizeof file_name, "%s.wal.%d", name, i);
-        rc = set_aside(dir_fd, file_name, r, err);
+    choose_suffix(dir_fd, name, r->aside_suffix, sizeof r->aside_suffix);
+    for (int i = 0; i < FILES_MAX; i++) {
+        char file_name[WAL_SEGMENT_NAME_BYTES], aside[300];
+        name_of(name, i, file_name);
+        if (!exists(dir_fd, name, i, "")) continue;
+        snprintf(aside, sizeof aside, "%s%s", file_name, r->aside_suffix);
+        int os_errno = file_rename(dir_fd, file_name, aside);
+        if (os_errno) return err_os(err, os_errno, "rename %s", file_name);
+        r->files_set_aside++;
     }
-    snprintf(file_name, sizeof file_name, "%s.ckpt", name);
-    if (!rc) rc = set_aside(dir_fd, file_name, r, err);
-    int os_errno = rc ? 0 : file_sync(dir_fd);
-    return os_errno ? err_os(err, os_errno, "sync the data directory") : rc;
+    int os_errno = file_sync(dir_fd);
+    return os_errno ? err_os(err, os_errno, "sync the data directory") : ERR_OK;
 }
 
 /* ---- stamp ---- */
 
-static enum err_code stamp(struct image *img, const uint8_t uuid[16], struct err *err)
+static enum err_code stamp(const struct image *img, const uint8_t uuid[16], struct err *err)
 {
     struct disk_superblock sb = img->sb;
-    struct disk_manifest head;
-    uint64_t at = 0;
-    int fd = -1, os_errno = 0;
-    uint8_t *bytes = mem_try(sb.manifest_bytes);
-    if (!bytes) return err_set(err, ERR_NOMEM, "out of memory for a manifest");
-    os_errno = file_open(img->dir_fd, img->file_name, O_RDWR, &fd);
-    if (!os_errno) os_errno = image_read(img, bytes, sb.manifest_bytes, sb.manifest_at);
-    if (os_errno) goto out;
-
-    memcpy(&head, bytes, sizeof head);
-    head.generation = ++sb.generation;
-    memcpy(head.uuid, uuid, sizeof head.uuid);
-    memcpy(sb.uuid, uuid, sizeof sb.uuid);
-    memcpy(bytes, &head, sizeof head);
-    if (!space_take(&img->f.space, sb.manifest_bytes, &at)) {
-        at = sb.file_bytes;
-        os_errno = file_allocate(fd, at, sb.manifest_bytes);
-        sb.file_bytes += sb.manifest_bytes;
-    }
-    sb.manifest_at = at;
-    sb.manifest_crc = crc32c(0, bytes, sb.manifest_bytes);
-    sb.crc = superblock_crc(&sb);
-    if (!os_errno) os_errno = file_write(fd, bytes, sb.manifest_bytes, at);
-    if (!os_errno) os_errno = file_sync(fd);
-    for (unsigned i = 0; i < SUPERBLOCK_COUNT && !os_errno; i++) {
-        uint64_t copy = (sb.generation + i) % SUPERBLOCK_COUNT;
-        os_errno = file_write(fd, &sb, sizeof sb, copy * BLOCK_BYTES);
-        if (!os_errno) os_errno = file_sync(fd);
-    }
-out:
+    int fd = -1, os_errno = file_open(img->dir_fd, img->file_name, O_RDWR, &fd);
+    if (os_errno) return err_os(err, os_errno, "open %s", img->file_name);
+    enum err_code rc = manifest_stamp(fd, img->file_name, &sb, uuid, err);
     file_close(fd);
-    mem_free(bytes);
-    return os_errno ? err_os(err, os_errno, "stamp %s", img->file_name) : ERR_OK;
+    return rc;
 }
 
 /* ---- the catalog ---- */

@@ -213,6 +213,41 @@ static void an_older_copy_becomes_the_database_when_it_is_accepted(void **state)
     test_dir_remove(dir);
 }
 
+static int set_aside_files(const char *path)
+{
+    int n = 0;
+    DIR *dir = opendir(path);
+    assert_non_null(dir);
+    for (struct dirent *d; (d = readdir(dir));)
+        n += strchr(d->d_name, '~') != NULL;
+    closedir(dir);
+    return n;
+}
+
+static void what_was_set_aside_is_never_written_over(void **state)
+{
+    (void)state;
+    struct err err;
+    char *dir = test_dir_new();
+    int fd, expected = 0;
+    fill(dir);
+    open_dir(dir, &fd);
+    for (int i = 0; i < 12; i++) { /* some of them in the same second */
+        struct accept_result r;
+        CHECK_OK(accept_run(fd, "docs", &r, &err));
+        assert_true(r.files_set_aside > 0);
+        expected += (int)r.files_set_aside;
+        assert_int_equal(set_aside_files(dir), expected);
+    }
+    close(fd);
+    struct service *svc = test_service_open(dir);
+    struct database *db = test_acquire(svc, "docs");
+    assert_int_equal(test_count(db), ROWS - ROWS / 10);
+    service_release(db);
+    test_service_close(svc);
+    test_dir_remove(dir);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -222,6 +257,7 @@ int main(void)
         cmocka_unit_test(slots_of_a_damaged_block_are_tried_one_by_one),
         cmocka_unit_test(an_output_that_exists_is_left_alone),
         cmocka_unit_test(an_older_copy_becomes_the_database_when_it_is_accepted),
+        cmocka_unit_test(what_was_set_aside_is_never_written_over),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
