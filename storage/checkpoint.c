@@ -138,9 +138,8 @@ static int ckpt_sync(const struct ckpt_writer *w, int dir_fd)
     return os_errno ? os_errno : file_sync(dir_fd);
 }
 
-/* Is the .ckpt complete?  Reads all of it. */
-static int ckpt_check(int fd, struct disk_ckpt_header *h, struct disk_ckpt_footer *f,
-                      bool *complete)
+int checkpoint_check_file(int fd, struct disk_ckpt_header *h, struct disk_ckpt_footer *f,
+                          bool *complete)
 {
     uint64_t size = 0;
     *complete = false;
@@ -212,7 +211,7 @@ enum err_code checkpoint_apply_leftover(int dir_fd, const char *name, int jvdb_f
     int os_errno = file_open(dir_fd, file_name, read_only ? O_RDONLY : O_RDWR, &fd);
     if (os_errno == ENOENT) return ERR_OK;
     if (os_errno == EINVAL) return err_set(err, ERR_CORRUPT, "%s is not a regular file", file_name);
-    if (!os_errno) os_errno = ckpt_check(fd, &h, &f, &complete);
+    if (!os_errno) os_errno = checkpoint_check_file(fd, &h, &f, &complete);
     if (os_errno) goto out;
 
     bool ours = complete && memcmp(h.uuid, sb->uuid, sizeof h.uuid) == 0;

@@ -46,5 +46,8 @@ MUST_CHECK enum err_code checkpoint_finish_new(struct database *db, uint64_t gen
 MUST_CHECK enum err_code checkpoint_apply_leftover(int dir_fd, const char *name, int jvdb_fd,
                                                    bool read_only, const struct disk_superblock *sb,
                                                    bool *applied, struct err *err);
+/* Is this .ckpt complete?  Reads all of it.  0 or an errno. */
+MUST_CHECK int checkpoint_check_file(int fd, struct disk_ckpt_header *header,
+                                     struct disk_ckpt_footer *footer, bool *complete);
 
 #endif

@@ -139,6 +139,11 @@ struct row_op {
     uint64_t lsn;  /* for its record */
     bool replaced; /* out of database_apply(): the put ended a live row of its id */
 };
+/* Room for the operations of a record; starts as {0}, mem_free(ops) at the end. */
+struct row_op_list {
+    struct row_op *ops;
+    size_t cap;
+};
 MUST_CHECK enum err_code database_apply(struct database *db, uint64_t lsn, struct row_op *op,
                                         struct err *err);
 /* Room for so many slots, bytes of records, and keys in the index. */
@@ -222,6 +227,12 @@ MUST_CHECK enum err_code database_adopt_files(int dir_fd, const char *name, cons
 MUST_CHECK enum err_code database_stamp_copy(int dir_fd, const char *name, int fd,
                                              struct disk_superblock *sb, const uint8_t uuid[16],
                                              struct err *err);
+/* The operations of a record of rows, pointing into it: record->op_count of them in list->ops.
+ * ERR_CORRUPT: it does not hold what it says, or not for this dimension; ERR_NOMEM. */
+MUST_CHECK enum err_code database_parse_ops(struct database *db,
+                                            const struct disk_wal_record *record,
+                                            const uint8_t *bytes, uint64_t size,
+                                            struct row_op_list *list, struct err *err);
 /* Open one: apply a leftover .ckpt, map, replay the log. */
 MUST_CHECK enum err_code database_open(int dir_fd, const char *name, const uint8_t uuid[16],
                                        const struct database_open_options *options,

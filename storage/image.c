@@ -11,13 +11,13 @@
 #include "storage/base/crc32c.h"
 #include "storage/base/file.h"
 #include "storage/base/mem.h"
+#include "storage/checkpoint.h"
 #include "storage/records.h"
 
 enum {
     CACHE_BLOCKS = 512, /* 2 MiB */
     WINDOW_BYTES = 256 * 1024,
     SUMS_PER_BLOCK = BLOCK_BYTES / sizeof(uint32_t),
-    CKPT_PIECE_BYTES = 1 << 20,
 };
 
 struct image_cell_cache {
@@ -37,55 +37,32 @@ static int by_block(const void *a, const void *b)
     return x->block < y->block ? -1 : x->block > y->block;
 }
 
-/* False: it is not complete. */
-static bool ckpt_is_whole(int fd, uint64_t size, struct disk_ckpt_header *h,
-                          struct disk_ckpt_footer *f)
+/* As checkpoint_apply_leftover() would: only of the same database, of this generation or the next.
+ * If no superblock is left, the checkpoint has one. */
+static bool applies(const struct image *img, const struct disk_ckpt_header *h)
 {
-    if (size < BLOCK_BYTES + sizeof *f || file_read(fd, h, sizeof *h, 0) ||
-        file_read(fd, f, sizeof *f, size - sizeof *f) ||
-        memcmp(h->magic, CKPT_MAGIC, sizeof h->magic) != 0 || h->format_version != FORMAT_VERSION ||
-        memcmp(f->magic, CKPT_MAGIC, sizeof f->magic) != 0 || f->bytes != size ||
-        f->block_count > size / BLOCK_BYTES ||
-        BLOCK_BYTES + f->block_count * (BLOCK_BYTES + sizeof(uint64_t)) + sizeof *f != size)
-        return false;
-    uint8_t *piece = mem_zalloc(CKPT_PIECE_BYTES);
-    uint64_t end = size - sizeof f->crc;
-    uint32_t crc = 0;
-    bool whole = true;
-    for (uint64_t at = 0; at < end && whole;) {
-        size_t n = end - at < CKPT_PIECE_BYTES ? (size_t)(end - at) : CKPT_PIECE_BYTES;
-        whole = file_read(fd, piece, n, at) == 0;
-        crc = crc32c(crc, piece, n);
-        at += n;
-    }
-    mem_free(piece);
-    return whole && crc == f->crc;
+    struct err err;
+    struct disk_superblock recovered;
+    bool alike;
+    const struct disk_superblock *sb = image_newest(img);
+    enum err_code rc = superblock_read(img->fd, img->file_name, &recovered, &alike, &err);
+    if (h->format_version != FORMAT_VERSION || rc == ERR_QUARANTINED) return false;
+    if (rc == ERR_OK) sb = &recovered;
+    return !sb || (memcmp(h->uuid, sb->uuid, sizeof h->uuid) == 0 &&
+                   (h->generation == sb->generation || h->generation == sb->generation + 1));
 }
 
-/* As checkpoint_apply_leftover() would: only of the same database, of this generation or the next.
- */
 static void lay_over(struct image *img)
 {
     char ckpt_name[NAME_BYTES_MAX + 8];
     struct disk_ckpt_header h;
     struct disk_ckpt_footer f;
-    uint64_t size = 0, *numbers = NULL;
+    uint64_t *numbers = NULL;
+    bool complete = false;
     int fd = -1;
     snprintf(ckpt_name, sizeof ckpt_name, "%s.ckpt", img->name);
     if (file_open(img->dir_fd, ckpt_name, O_RDONLY, &fd)) return;
-    if (file_size(fd, &size) || !ckpt_is_whole(fd, size, &h, &f)) goto out;
-
-    bool any = false, applies = false;
-    for (int i = 0; i < SUPERBLOCK_COUNT; i++) {
-        const struct disk_superblock *sb = &img->superblocks[i];
-        if (!img->superblock_good[i]) continue;
-        any = true;
-        applies =
-            applies || (memcmp(h.uuid, sb->uuid, sizeof h.uuid) == 0 &&
-                        (h.generation == sb->generation || h.generation == sb->generation + 1));
-    }
-    /* If neither superblock is left, the checkpoint has one. */
-    if (any && !applies) goto out;
+    if (checkpoint_check_file(fd, &h, &f, &complete) || !complete || !applies(img, &h)) goto out;
     numbers = mem_try(f.block_count * sizeof *numbers + 1);
     img->ckpt_blocks = mem_try(f.block_count * sizeof *img->ckpt_blocks + 1);
     if (!numbers || !img->ckpt_blocks ||

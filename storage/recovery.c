@@ -144,8 +144,7 @@ enum err_code database_create_files(int dir_fd, const char *name, const uint8_t 
 
 struct replay {
     struct database *db;
-    struct row_op *ops;
-    size_t cap;
+    struct row_op_list list;
 };
 
 static enum err_code bad_record(struct database *db, uint64_t lsn, struct err *err)
@@ -153,7 +152,6 @@ static enum err_code bad_record(struct database *db, uint64_t lsn, struct err *e
     return err_set(err, ERR_CORRUPT, "the log of \"%s\" is damaged at LSN %" PRIu64, db->name, lsn);
 }
 
-/* The operations of a record, pointing into it; false: it does not hold what it says. */
 static bool parse_ops(struct database *db, const struct disk_wal_record *record,
                       const uint8_t *bytes, uint64_t size, struct row_op *ops)
 {
@@ -171,7 +169,8 @@ static bool parse_ops(struct database *db, const struct disk_wal_record *record,
         op->metadata = op->text + op->head.text_bytes;
         at += head_bytes;
         op->vector = NULL;
-        if (op->head.kind != WAL_OP_PUT) continue;
+        if (op->head.kind == WAL_OP_DELETE) continue;
+        if (op->head.kind != WAL_OP_PUT) return false;
         uint64_t padded = (vector_bytes + 7) & ~(uint64_t)7;
         if (size - at < padded) return false;
         op->vector = (const float *)(const void *)(bytes + at);
@@ -179,6 +178,25 @@ static bool parse_ops(struct database *db, const struct disk_wal_record *record,
         if (database_row_crc(db, &op->head, op->vector) != op->head.row_crc) return false;
     }
     return at == size;
+}
+
+enum err_code database_parse_ops(struct database *db, const struct disk_wal_record *record,
+                                 const uint8_t *bytes, uint64_t size, struct row_op_list *list,
+                                 struct err *err)
+{
+    if (record->op_count > size / sizeof(struct disk_wal_op))
+        return bad_record(db, record->lsn, err);
+    if (record->op_count > list->cap) {
+        mem_free(list->ops);
+        list->cap = record->op_count;
+        list->ops = mem_try(list->cap * sizeof *list->ops);
+        if (!list->ops) {
+            list->cap = 0;
+            return err_set(err, ERR_NOMEM, "out of memory to replay the log of \"%s\"", db->name);
+        }
+    }
+    if (!parse_ops(db, record, bytes, size, list->ops)) return bad_record(db, record->lsn, err);
+    return ERR_OK;
 }
 
 /* What place_rows() chose then, checked: rows go where the file has no live row. */
@@ -209,31 +227,22 @@ static enum err_code replay_record(void *ctx, const struct disk_wal_record *reco
                        "the log of \"%s\" has a record of type %d at LSN %" PRIu64
                        "; a newer version wrote it",
                        db->name, record->type, record->lsn);
-    if (record->op_count > size / sizeof(struct disk_wal_op))
-        return bad_record(db, record->lsn, err);
-    if (record->op_count > rp->cap) {
-        mem_free(rp->ops);
-        rp->cap = record->op_count;
-        rp->ops = mem_try(rp->cap * sizeof *rp->ops);
-        if (!rp->ops) {
-            rp->cap = 0;
-            return err_set(err, ERR_NOMEM, "out of memory to replay the log of \"%s\"", db->name);
-        }
-    }
     uint64_t slots, records_bytes;
-    if (!parse_ops(db, record, bytes, size, rp->ops) ||
-        !places_are_sane(db, record, rp->ops, &slots, &records_bytes))
+    enum err_code rc = database_parse_ops(db, record, bytes, size, &rp->list, err);
+    if (rc) return rc;
+    struct row_op *ops = rp->list.ops;
+    if (!places_are_sane(db, record, ops, &slots, &records_bytes))
         return bad_record(db, record->lsn, err);
 
     /* As much room as the write took, and no more: the disk may be full. */
     uint64_t puts = 0;
     for (uint32_t i = 0; i < record->op_count; i++)
-        puts += rp->ops[i].head.kind == WAL_OP_PUT;
+        puts += ops[i].head.kind == WAL_OP_PUT;
     if (db->read_only)
         return err_set(err, ERR_QUARANTINED,
                        "its log holds writes that its file does not, and the storage directory "
                        "cannot be written: make it writable and restart the server");
-    enum err_code rc = jvdb_file_writable(&db->store->file, err);
+    rc = jvdb_file_writable(&db->store->file, err);
     if (rc) return rc;
     rc = database_reserve(db, slots, records_bytes, puts, err);
     if (rc && reserve_use(db->reserve, err)) {
@@ -241,10 +250,10 @@ static enum err_code replay_record(void *ctx, const struct disk_wal_record *reco
         reserve_done(db->reserve);
     }
     for (uint32_t i = 0; i < record->op_count; i++)
-        rp->ops[i].lsn = record->lsn;
-    if (!rc) rc = database_write_rows(db, rp->ops, record->op_count, err);
+        ops[i].lsn = record->lsn;
+    if (!rc) rc = database_write_rows(db, ops, record->op_count, err);
     for (uint32_t i = 0; i < record->op_count && !rc; i++)
-        rc = database_apply(db, record->lsn, &rp->ops[i], err);
+        rc = database_apply(db, record->lsn, &ops[i], err);
     if (!rc) database_publish(db, record->lsn);
     return rc;
 }
@@ -267,7 +276,7 @@ static enum err_code open_log(struct database *db, const struct database_open_op
     struct wal_recovery found;
     uint64_t begun = clock_ns();
     enum err_code rc = wal_open(&wal_options, replay_record, &replay, &db->wal, &found, err);
-    mem_free(replay.ops);
+    mem_free(replay.list.ops);
     rc = database_check_read(db, &db->store->file, rc, err);
     if (rc) return rc;
 

@@ -72,6 +72,7 @@ struct salvage {
     struct service *service;
     struct database *db;
     struct err *err;
+    struct row_op_list ops;
     enum err_code rc; /* of the log's callback */
     int lines;
 };
@@ -135,10 +136,7 @@ static enum err_code find_manifest(struct salvage *s, struct err *err)
                        img->file_name, FORMAT_VERSION);
     for (int i = 0; i < SUPERBLOCK_COUNT; i++)
         if (img->superblock_good[i]) use_superblock(s, &img->superblocks[i], true);
-    uint64_t newest = 0;
-    for (int i = 0; i < SUPERBLOCK_COUNT; i++)
-        if (img->superblock_good[i] && img->superblocks[i].generation > newest)
-            newest = img->superblocks[i].generation;
+    uint64_t newest = image_newest(img) ? image_newest(img)->generation : 0;
     /* The newest checkpoint, even on the word of a damaged manifest: an older one's blocks are in
      * use for other things. */
     if (!s->has_manifest || img->sb.generation < newest) {
@@ -344,47 +342,40 @@ static enum err_code write_rows(struct salvage *s, struct err *err)
 
 /* ---- the log ---- */
 
-/* The same layout that recovery.c replays; a record's own checksum has proven it. */
+/* A record's own checksum has proven it; but the dimension may be a guess. */
 static bool replay(void *ctx, const struct disk_wal_record *record, const uint8_t *bytes,
                    uint64_t size)
 {
     struct salvage *s = ctx;
-    uint64_t vector_bytes = (uint64_t)s->dimension * sizeof(float), at = 0;
-    uint64_t padded = (vector_bytes + 7) & ~(uint64_t)7, lsn;
+    enum err_code rc = database_parse_ops(s->db, record, bytes, size, &s->ops, s->err);
+    if (rc == ERR_CORRUPT) {
+        s->r->log_gaps++;
+        say(s, "the log record of LSN %" PRIu64 " does not fit a dimension of %" PRIu32,
+            record->lsn, s->dimension);
+        return true;
+    }
+    s->rc = rc;
     for (uint32_t i = 0; i < record->op_count && !s->rc; i++) {
-        struct disk_wal_op op;
-        if (size - at < sizeof op) goto odd;
-        memcpy(&op, bytes + at, sizeof op);
-        const char *text = (const char *)bytes + at + sizeof op;
-        uint64_t head = (sizeof op + op.text_bytes + (uint64_t)op.metadata_bytes + 7) & ~7ull;
-        if (op.text_bytes > ID_BYTES_MAX || op.metadata_bytes > METADATA_BYTES_MAX ||
-            size - at < head)
-            goto odd;
-        at += head;
-        struct vector_id id = {.number = op.key};
-        if (op.text_bytes) id = (struct vector_id){.text = text, .text_bytes = op.text_bytes};
-        if (op.kind == WAL_OP_PUT) {
-            if (size - at < padded) goto odd;
-            struct row_input row = {.id = id, .vector = (const float *)(const void *)(bytes + at)};
-            at += padded;
-            row.metadata = op.metadata_bytes ? text + op.text_bytes : NULL;
-            row.metadata_bytes = op.metadata_bytes;
+        const struct row_op *op = &s->ops.ops[i];
+        struct vector_id id = {.number = op->head.key};
+        uint64_t lsn;
+        size_t deleted;
+        if (op->head.text_bytes)
+            id = (struct vector_id){.text = op->text, .text_bytes = op->head.text_bytes};
+        if (op->head.kind == WAL_OP_PUT) {
+            struct row_input row = {.id = id,
+                                    .vector = op->vector,
+                                    .metadata = op->head.metadata_bytes ? op->metadata : NULL,
+                                    .metadata_bytes = op->head.metadata_bytes};
             s->rc = database_put(s->db, &row, 1, s->dimension, true, &lsn, s->err);
-        } else if (op.kind == WAL_OP_DELETE) {
-            size_t deleted;
-            s->rc = database_delete(s->db, &id, 1, true, &deleted, &lsn, s->err);
-            for (size_t k = 0; k < s->lost_count; k++)
-                if (s->lost[k].slot == op.slot && s->lost[k].key == op.key) s->lost[k].found = true;
-        } else {
-            goto odd;
+            continue;
         }
+        s->rc = database_delete(s->db, &id, 1, true, &deleted, &lsn, s->err);
+        for (size_t k = 0; k < s->lost_count; k++)
+            if (s->lost[k].slot == op->head.slot && s->lost[k].key == op->head.key)
+                s->lost[k].found = true;
     }
     return !s->rc;
-odd:
-    s->r->log_gaps++;
-    say(s, "the log record of LSN %" PRIu64 " does not fit a dimension of %" PRIu32, record->lsn,
-        s->dimension);
-    return true;
 }
 
 static enum err_code replay_log(struct salvage *s, struct err *err)
@@ -606,6 +597,7 @@ out:
         mem_free(s->lost[i].text);
     mem_free(s->lost);
     mem_free(s->candidates);
+    mem_free(s->ops.ops);
     mem_free(s->rescued);
     image_close(&s->img);
     mem_free(s);

@@ -319,6 +319,66 @@ static void a_missing_or_shortened_file_is_damage(void **state)
     test_dir_remove(dir);
 }
 
+/* A complete docs.ckpt of this generation, whose only block is zeros over the first slots. */
+static void forge_ckpt(const char *dir, const struct image *img, uint64_t generation)
+{
+    char path[768];
+    struct {
+        uint8_t head[BLOCK_BYTES], block[BLOCK_BYTES];
+        uint64_t number;
+        struct disk_ckpt_footer footer;
+    } *c = calloc(1, sizeof *c);
+    struct disk_ckpt_header h = {
+        .format_version = FORMAT_VERSION, .generation = generation, .lsn = img->sb.lsn};
+    memcpy(h.magic, CKPT_MAGIC, sizeof h.magic);
+    memcpy(h.uuid, img->sb.uuid, sizeof h.uuid);
+    memcpy(c->head, &h, sizeof h);
+    c->number = image_place(img, REGION_SLOTS, 0) / BLOCK_BYTES;
+    c->footer = (struct disk_ckpt_footer){.block_count = 1, .bytes = sizeof *c};
+    memcpy(c->footer.magic, CKPT_MAGIC, sizeof c->footer.magic);
+    c->footer.crc = crc32c(
+        0, c, offsetof(struct disk_ckpt_footer, crc) + ((uint8_t *)&c->footer - (uint8_t *)c));
+    snprintf(path, sizeof path, "%s/docs.ckpt", dir);
+    int fd = open(path, O_WRONLY | O_CREAT | O_TRUNC, 0600);
+    assert_int_equal(write(fd, c, sizeof *c), sizeof *c);
+    close(fd);
+    free(c);
+}
+
+static void only_the_newest_superblock_says_which_checkpoint_is_due(void **state)
+{
+    (void)state;
+    struct err err;
+    uint64_t seed = 24;
+    double ms;
+    char *live = test_dir_new();
+    fill(live, 25);
+    struct service *svc = test_service_open(live);
+    struct database *db = test_acquire(svc, "docs");
+    write_rows(db, &seed, 10);
+    CHECK_OK(service_flush(svc, "docs", &ms, &err)); /* the other superblock is the older one */
+    char *dir = test_dir_copy(live);
+    service_release(db);
+    test_service_close(svc);
+
+    struct image img;
+    int fd = open(dir, O_RDONLY | O_DIRECTORY);
+    CHECK_OK(image_open(fd, "docs", false, &img, &err));
+    uint64_t newest = image_newest(&img)->generation;
+    assert_true(img.superblock_good[0] && img.superblock_good[1]);
+    assert_true(img.superblocks[0].generation + img.superblocks[1].generation == 2 * newest - 1);
+    assert_true(image_use(&img, image_newest(&img), true));
+    for (uint64_t generation = newest - 2; generation <= newest + 2; generation++) {
+        bool is_due = generation == newest || generation == newest + 1;
+        forge_ckpt(dir, &img, generation);
+        assert_int_equal(verify_dir(dir, "docs", false)->error_count > 0, is_due);
+    }
+    image_close(&img);
+    close(fd);
+    test_dir_remove(dir);
+    test_dir_remove(live);
+}
+
 struct writing {
     struct service *svc;
     _Atomic bool stop;
@@ -801,6 +861,7 @@ int main(void)
         cmocka_unit_test(what_has_right_checksums_and_makes_no_sense_is_found),
         cmocka_unit_test(a_damaged_log_is_found_and_a_torn_tail_is_none),
         cmocka_unit_test(a_missing_or_shortened_file_is_damage),
+        cmocka_unit_test(only_the_newest_superblock_says_which_checkpoint_is_due),
         cmocka_unit_test(writers_checkpoints_and_compactions_do_not_look_like_damage),
         cmocka_unit_test(a_checkpoint_at_any_moment_hides_nothing),
         cmocka_unit_test(a_new_checkpoint_that_is_damaged_is_not_passed_over),
