@@ -275,17 +275,25 @@ static void an_opening_that_is_killed_can_be_repeated(void **state)
     assert_int_equal(failed_images, 0);
 }
 
+/* An opening behind an interrupted checkpoint; the n-th call of these kinds fails.  How many calls
+ * it made. */
+static int open_with_fault(int kinds, int n, struct database **db, enum err_code *rc)
+{
+    for_each_file(data_fd, remove_file);
+    for_each_file(image_fd, remove_file);
+    interrupted_checkpoint();
+    faults_arm(kinds, n, EIO);
+    *rc = model_try_open(data_fd, false, db, &err);
+    return faults_disarm();
+}
+
 static void an_opening_that_fails_can_be_repeated(void **state)
 {
     (void)state;
     for (int n = 0;; n++) {
-        for_each_file(data_fd, remove_file);
-        for_each_file(image_fd, remove_file);
-        interrupted_checkpoint();
         struct database *db;
-        faults_arm(FAULT_ANY, n, EIO);
-        enum err_code rc = model_try_open(data_fd, false, &db, &err);
-        int calls = faults_disarm();
+        enum err_code rc;
+        int calls = open_with_fault(FAULT_ANY, n, &db, &rc);
         if (rc == ERR_OK) {
             assert_model(db, &m);
             model_close(db);
@@ -305,13 +313,9 @@ static void an_opening_whose_sync_fails_is_final(void **state)
 {
     (void)state;
     for (int n = 0;; n++) {
-        for_each_file(data_fd, remove_file);
-        for_each_file(image_fd, remove_file);
-        interrupted_checkpoint();
         struct database *db;
-        faults_arm(FAULT_SYNC, n, EIO);
-        enum err_code rc = model_try_open(data_fd, false, &db, &err);
-        int calls = faults_disarm();
+        enum err_code rc;
+        int calls = open_with_fault(FAULT_SYNC, n, &db, &rc);
         if (n >= calls) {
             assert_int_equal(rc, ERR_OK);
             model_close(db);

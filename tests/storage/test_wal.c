@@ -121,6 +121,12 @@ static uint64_t record_bytes(uint64_t lsn)
     return (sizeof(struct disk_wal_record) + strlen(text_of(lsn)) + 7) & ~7ull;
 }
 
+/* Where it ends in a segment that begins with record 1. */
+static uint64_t end_of(uint64_t lsn)
+{
+    return lsn ? end_of(lsn - 1) + record_bytes(lsn) : WAL_HEADER_BYTES;
+}
+
 /* ---- replay ---- */
 
 static void replay_after_close_gives_the_same_records(void **state)
@@ -248,10 +254,7 @@ static void a_cut_at_any_byte_drops_only_the_tail(void **state)
     wal_close(wal);
     size_t len;
     uint8_t *bytes = file_bytes(data_fd, "db.wal.0", &len);
-    size_t end = WAL_HEADER_BYTES;
-    for (uint64_t lsn = 1; lsn <= 12; lsn++)
-        end += record_bytes(lsn);
-    for (size_t cut = WAL_HEADER_BYTES; cut <= end; cut++) {
+    for (size_t cut = WAL_HEADER_BYTES; cut <= end_of(12); cut++) {
         /* Cut, and once more with what was behind it never written. */
         for (int zeros = 0; zeros < 2; zeros++) {
             uint8_t *torn = calloc(1, len);
@@ -259,10 +262,11 @@ static void a_cut_at_any_byte_drops_only_the_tail(void **state)
             memcpy(torn, bytes, cut);
             set_file(image_fd, "db.wal.0", torn, zeros ? len : cut);
             free(torn);
-            uint64_t whole = 0, at = WAL_HEADER_BYTES;
+            uint64_t whole = 0;
             while (whole < 12 &&
-                   at + sizeof(struct disk_wal_record) + strlen(text_of(whole + 1)) <= cut)
-                at += record_bytes(++whole);
+                   end_of(whole) + sizeof(struct disk_wal_record) + strlen(text_of(whole + 1)) <=
+                       cut)
+                whole++;
             wal = open_log(image_fd, 0);
             assert_seen(1, whole);
             assert_int_equal(wal_next_lsn(wal), whole + 1);
@@ -281,9 +285,7 @@ static void what_an_earlier_life_of_the_file_left_is_no_evidence(void **state)
     wal_close(wal);
     size_t len;
     uint8_t *bytes = file_bytes(data_fd, "db.wal.0", &len);
-    size_t at = WAL_HEADER_BYTES;
-    for (uint64_t lsn = 1; lsn <= 3; lsn++)
-        at += record_bytes(lsn);
+    size_t at = end_of(3);
     for (uint32_t n = 0; at + sizeof(struct disk_wal_record) <= len; n++, at += 40) {
         struct disk_wal_record r = {.bytes = (uint32_t)(len - at),
                                     .lsn = 10000 + n,
@@ -306,7 +308,7 @@ static void after_a_torn_tail_the_log_goes_on_and_the_tail_stays_gone(void **sta
     struct wal *wal = new_log();
     append_many(wal, 1, 12);
     wal_close(wal);
-    flip_byte(data_fd, "db.wal.0", WAL_HEADER_BYTES + record_bytes(1) + record_bytes(2) + 41);
+    flip_byte(data_fd, "db.wal.0", end_of(2) + 41);
     wal = open_log(data_fd, 0);
     assert_seen(1, 2);
     assert_true(found.cut_bytes > 0);
@@ -314,7 +316,7 @@ static void after_a_torn_tail_the_log_goes_on_and_the_tail_stays_gone(void **sta
     append_many(wal, 3, 5);
     wal_close(wal);
     /* Even if the bad record heals. */
-    flip_byte(data_fd, "db.wal.0", WAL_HEADER_BYTES + record_bytes(1) + record_bytes(2) + 41);
+    flip_byte(data_fd, "db.wal.0", end_of(2) + 41);
     wal = open_log(data_fd, 0);
     assert_seen(1, 5);
     wal_close(wal);
@@ -329,8 +331,7 @@ static void segments_behind_a_torn_one_are_superseded_with_it(void **state)
     go_on(wal);
     append_many(wal, 5, 6);
     wal_close(wal);
-    flip_byte(data_fd, "db.wal.0",
-              WAL_HEADER_BYTES + record_bytes(1) + record_bytes(2) + record_bytes(3) + 41);
+    flip_byte(data_fd, "db.wal.0", end_of(3) + 41);
     wal = open_log(data_fd, 0);
     assert_seen(1, 3);
     go_on(wal);
@@ -350,25 +351,22 @@ static void damage_that_a_later_record_proves_is_refused_at_every_byte(void **st
     assert_int_equal(wal_sync(wal, &err), ERR_OK);
     append_many(wal, 5, 6); /* they know that 4 is durable */
     wal_close(wal);
-    uint64_t durable_end = WAL_HEADER_BYTES, end;
-    for (uint64_t lsn = 1; lsn <= 4; lsn++)
-        durable_end += record_bytes(lsn);
-    end = durable_end + record_bytes(5) + record_bytes(6);
-    for (uint64_t at = WAL_HEADER_BYTES; at < end; at++) {
+    for (uint64_t at = WAL_HEADER_BYTES; at < end_of(6); at++) {
         take_image();
         size_t len;
         uint8_t *bytes = file_bytes(image_fd, "db.wal.0", &len);
         /* Padding is not part of a record. */
-        uint64_t lsn = 1, start = WAL_HEADER_BYTES;
-        while (start + record_bytes(lsn) <= at)
-            start += record_bytes(lsn++);
-        bool padding = at - start >= sizeof(struct disk_wal_record) + strlen(text_of(lsn));
+        uint64_t lsn = 1;
+        while (end_of(lsn) <= at)
+            lsn++;
+        bool padding =
+            at - end_of(lsn - 1) >= sizeof(struct disk_wal_record) + strlen(text_of(lsn));
         free(bytes);
         flip_byte(image_fd, "db.wal.0", at);
         if (padding) {
             assert_int_equal(open_fails(image_fd, 0), ERR_OK);
             assert_seen(1, 6);
-        } else if (at < durable_end) {
+        } else if (at < end_of(4)) {
             assert_int_equal(open_fails(image_fd, 0), ERR_CORRUPT);
         } else {
             assert_int_equal(open_fails(image_fd, 0), ERR_OK);
@@ -513,7 +511,7 @@ static void a_record_of_another_salt_is_not_a_record(void **state)
     append_many(wal, 1, 2);
     wal_close(wal);
     /* Behind the new records 1 and 2: the old 3, 4, 5, which would fit to the byte. */
-    uint64_t at = WAL_HEADER_BYTES + record_bytes(1) + record_bytes(2);
+    uint64_t at = end_of(2);
     poke(data_fd, "db.wal.0", at, bytes + at, len - at);
     free(bytes);
     wal_close(open_log(data_fd, 0));
