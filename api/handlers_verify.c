@@ -1,4 +1,4 @@
-/* handlers_verify.c - is every byte of a database what was written? */
+/* handlers_verify.c - are the files of a database what was written? */
 #include <inttypes.h>
 
 #include "api/api_private.h"

@@ -99,9 +99,10 @@ MUST_CHECK enum err_code service_compact(struct service *svc, const char *name,
 /* The end is near: whatever takes long and can be done again gives up.  Any thread. */
 void service_interrupt(struct service *svc);
 
-/* Compare every byte of a database's files with its checksums, without blocking anybody (verify.h).
+/* Compare what a database's files hold with its checksums, without blocking anybody (verify.h).
  * Damage quarantines the database, unless memory could put it right; *quarantined: it is now.
- * Blocks; ERR_SHUTTING_DOWN after service_interrupt(). */
+ * Blocks; ERR_SHUTTING_DOWN after service_interrupt(); ERR_OVERLOADED: the file never held still.
+ */
 struct verify_result;
 MUST_CHECK enum err_code service_verify(struct service *svc, const char *name,
                                         struct verify_result *r, bool *quarantined,

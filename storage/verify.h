@@ -1,5 +1,5 @@
 /*
- * verify.h - is every byte of a database on the disk what was written?
+ * verify.h - is what a database holds on the disk what was written?
  *
  * Checks the files of one database against all that vouches for them: superblocks, manifest, every
  * block of the mutable regions, every live row and its record, the id index (order, and agreement

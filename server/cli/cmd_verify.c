@@ -1,5 +1,5 @@
-/* cmd_verify.c - compare every byte of a database with its checksums: a file here, or by the
- * server.
+/* cmd_verify.c - compare the blocks, rows and log of a database with their checksums: a file here,
+ * or by the server.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -134,7 +134,7 @@ static enum err_code run(struct cli *cli, const struct args *args, struct err *e
 
 const struct command command_verify = {
     .name = "verify",
-    .summary = "compare every byte of a database with its checksums",
+    .summary = "compare every block, live row and record of a database with its checksum",
     .examples = "jadevectordb-cli verify --database docs\n"
                 "jadevectordb-cli verify backup/docs.jvdb\n",
     .args =
