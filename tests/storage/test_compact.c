@@ -139,7 +139,7 @@ static void the_next_free_id_is_not_forgotten(void **state)
 static struct {
     struct database *db;
     _Atomic bool stop;
-    uint32_t rounds;
+    _Atomic uint32_t rounds;
 } writer;
 
 static void *write_all_the_time(void *arg)
@@ -150,7 +150,7 @@ static void *write_all_the_time(void *arg)
         model_put(writer.db, &m, first, first + 7, 1000 + i);
         if (i % 3 == 0) model_delete(writer.db, &m, first + 2, first + 3);
         if (i % 100 == 99) model_checkpoint(writer.db);
-        writer.rounds = i;
+        atomic_store(&writer.rounds, i);
     }
     return NULL;
 }
@@ -161,16 +161,15 @@ static void writers_and_checkpoints_beside_it_lose_nothing(void **state)
     struct database *db = wasteful_database();
     pthread_t thread;
     writer.db = db;
-    writer.rounds = 0;
+    atomic_store(&writer.rounds, 0);
     atomic_store(&writer.stop, false);
     assert_int_equal(pthread_create(&thread, NULL, write_all_the_time, NULL), 0);
-    for (int i = 0; i < 30; i++) {
+    for (int i = 0; i < 30 || atomic_load(&writer.rounds) < 2; i++) {
         struct compact_result result;
         if (compact_run(db, &at_once, &result, &err)) fail_msg("%s", err.msg);
     }
     atomic_store(&writer.stop, true);
     pthread_join(thread, NULL);
-    assert_true(writer.rounds > 0);
     assert_model(db, &m);
     assert_model_in(data_fd, &m);
     model_close(db);
@@ -270,6 +269,31 @@ static void a_failure_of_any_system_call_leaves_every_row(void **state)
     model_close(db);
 }
 
+static void a_failed_sync_is_never_passed_over(void **state)
+{
+    (void)state;
+    struct database *db = wasteful_database();
+    for (int call = 0;; call++) {
+        struct compact_result result;
+        assert_true(database_await(db, db->last_lsn, DURABILITY_PERIODIC, NULL, NULL));
+        faults_arm(FAULT_SYNC, call, EIO);
+        enum err_code rc = compact_run(db, &at_once, &result, &err);
+        int calls = faults_disarm();
+        if (calls <= call) {
+            assert_int_equal(rc, ERR_OK);
+            assert_true(calls >= 3);
+            break;
+        }
+        if (rc == ERR_OK) fail_msg("nobody heard of call %d", call);
+        assert_model(db, &m);
+        model_close(db);
+        assert_model_in(data_fd, &m);
+        db = model_open(data_fd);
+        model_put(db, &m, 0, 20, 400 + (uint32_t)call);
+    }
+    model_close(db);
+}
+
 static void a_damaged_row_stops_it_and_the_file_stays(void **state)
 {
     (void)state;
@@ -330,6 +354,39 @@ static void an_old_file_that_is_cut_short_meanwhile_is_not_replaced(void **state
     model_close(db);
 }
 
+static _Atomic bool cancelled_now;
+static int cancel_at;
+
+static void cancel(int call)
+{
+    if (call == cancel_at) atomic_store(&cancelled_now, true);
+}
+
+static void it_can_be_interrupted_under_way(void **state)
+{
+    (void)state;
+    struct database *db = wasteful_database();
+    struct compact_options options = {.cancel = &cancelled_now};
+    int interrupted = 0;
+    for (cancel_at = 0;; cancel_at++) {
+        struct compact_result result;
+        atomic_store(&cancelled_now, false);
+        faults_arm(FAULT_ANY, -1, 0);
+        faults.before = cancel;
+        enum err_code rc = compact_run(db, &options, &result, &err);
+        int calls = faults_disarm();
+        assert_true(rc == ERR_OK || rc == ERR_SHUTTING_DOWN);
+        interrupted += rc == ERR_SHUTTING_DOWN;
+        assert_false(file_exists(data_fd, "db.new"));
+        assert_model(db, &m);
+        assert_model_in(data_fd, &m);
+        if (calls <= cancel_at) break;
+        model_put(db, &m, 0, 20, 400 + (uint32_t)cancel_at);
+    }
+    assert_true(interrupted > 2);
+    model_close(db);
+}
+
 static void it_can_be_interrupted(void **state)
 {
     (void)state;
@@ -387,10 +444,12 @@ int main(void)
         temp_dir_test(what_is_written_during_the_copy_is_caught_up_with),
         temp_dir_test(a_kill_before_any_system_call_of_it_loses_nothing),
         temp_dir_test(a_failure_of_any_system_call_leaves_every_row),
+        temp_dir_test(a_failed_sync_is_never_passed_over),
         temp_dir_test(a_damaged_row_stops_it_and_the_file_stays),
         temp_dir_test(an_old_file_that_is_cut_short_meanwhile_is_not_replaced),
         temp_dir_test(a_file_that_could_not_be_read_stays),
         temp_dir_test(it_can_be_interrupted),
+        temp_dir_test(it_can_be_interrupted_under_way),
         temp_dir_test(what_an_earlier_one_left_behind_is_no_hindrance),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -135,16 +135,19 @@ static void periodic_durability_syncs_in_time(void **state)
     fx->options.wal_sync_interval_ms = 100;
     start(fx);
     assert_true(test_until(is_synced, fx));
-    for (int i = 0; i < 5; i++) {
+    uint64_t best_ms = UINT64_MAX;
+    for (int i = 0; i < 10; i++) {
         struct database *db = test_acquire(fx->svc, "a");
         uint64_t begun = clock_ns();
         fx->lsn = test_put_number(db, 2, 2);
         service_release(db);
         assert_true(test_until(is_synced, fx));
-        /* Generous, for slow disks and crowded machines; the default would be a second. */
         uint64_t ms = (clock_ns() - begun) / 1000000;
-        if (ms > 5000) fail_msg("%u ms", (unsigned)ms);
+        if (ms < best_ms) best_ms = ms;
     }
+    /* Disks are slow now and then, and machines crowded; the default would be a second each time.
+     */
+    if (best_ms > 500) fail_msg("%u ms at best", (unsigned)best_ms);
     assert_false(is_flushed(fx));
 }
 
@@ -210,11 +213,11 @@ static void after_a_flush_by_hand_the_file_stays_as_it_is_for_a_while(void **sta
     fx->options.hold_ms = 2500;
     start(fx);
     for (int all = 0; all < 2; all++) {
-        flush_by_hand(fx, all);
         uint64_t begun = clock_ns();
+        flush_by_hand(fx, all);
         put_number(fx, "a", (uint64_t)all + 10);
         assert_true(test_until(log_is_empty, fx));
-        assert_true(clock_ns() - begun >= 2400000000); /* nothing for two intervals */
+        assert_true(clock_ns() - begun >= 2500000000); /* nothing for two intervals */
     }
     check_copy(fx, 3);
 }
