@@ -1,0 +1,153 @@
+#include "storage/index/nearest.h"
+
+#include <math.h>
+
+#include "storage/base/mem.h"
+#include "storage/records.h"
+
+/* ---- distances ---- */
+
+struct exact exact_init(const struct database *db, const float *query)
+{
+    struct exact e = {.kernels = db->kernels,
+                      .metric = db->schema.metric,
+                      .query = query,
+                      .dimension = db->schema.dimension};
+    if (e.metric == METRIC_COSINE) e.query_norm = sqrt(e.kernels->dot(query, query, e.dimension));
+    return e;
+}
+
+/* A zero vector has no direction: its cosine with everything is taken as 0. */
+static double cosine(const struct exact *e, double dot, double row_norm2)
+{
+    if (e->query_norm == 0 || row_norm2 == 0) return 0;
+    double c = dot / (e->query_norm * sqrt(row_norm2));
+    return c > 1 ? 1 : c < -1 ? -1 : c;
+}
+
+void exact_distances(const struct exact *e, const float *const *rows, size_t count, double *out)
+{
+    double norm2[EXACT_ROWS_MAX];
+    switch (e->metric) {
+    case METRIC_COSINE:
+        e->kernels->dot_norm_rows(e->query, rows, count, e->dimension, out, norm2);
+        for (size_t i = 0; i < count; i++)
+            out[i] = 1 - cosine(e, out[i], norm2[i]);
+        return;
+    case METRIC_EUCLIDEAN:
+        e->kernels->l2sq_rows(e->query, rows, count, e->dimension, out);
+        for (size_t i = 0; i < count; i++)
+            out[i] = sqrt(out[i]);
+        return;
+    case METRIC_DOT_PRODUCT:
+        e->kernels->dot_rows(e->query, rows, count, e->dimension, out);
+        for (size_t i = 0; i < count; i++)
+            out[i] = 0 - out[i];
+        return;
+    default:
+        e->kernels->l1_rows(e->query, rows, count, e->dimension, out);
+    }
+}
+
+double exact_score(const struct exact *e, const float *row, double distance)
+{
+    double norm2, dot;
+    switch (e->metric) {
+    case METRIC_COSINE:
+        dot = e->kernels->dot_norm(e->query, row, e->dimension, &norm2);
+        return cosine(e, dot, norm2);
+    case METRIC_DOT_PRODUCT:
+        return e->kernels->dot(e->query, row, e->dimension);
+    default:
+        return 1 / (1 + distance);
+    }
+}
+
+/* ---- the nearest ---- */
+
+struct vector_id slot_id(struct reader *r, const struct slot *s, char copy[ID_BYTES_MAX])
+{
+    if (!s->text_bytes) return (struct vector_id){.number = s->key};
+    const char *text = records_text(&r->store->file, s->record_at, s->text_bytes, copy);
+    /* A damaged text is reported when the row itself is read. */
+    return (struct vector_id){.text = text ? text : "", .text_bytes = text ? s->text_bytes : 0};
+}
+
+static bool is_nearer(struct reader *r, const struct candidate *a, const struct candidate *b)
+{
+    if (a->distance != b->distance) return a->distance < b->distance;
+    char copy_a[ID_BYTES_MAX], copy_b[ID_BYTES_MAX];
+    struct vector_id id_a = slot_id(r, a->slot, copy_a), id_b = slot_id(r, b->slot, copy_b);
+    return vector_id_compare(&id_a, &id_b) < 0;
+}
+
+enum err_code nearest_init(struct nearest *n, struct reader *r, size_t limit, struct err *err)
+{
+    *n = (struct nearest){.reader = r, .limit = limit};
+    size_t room = limit < r->slot_count ? limit : r->slot_count;
+    n->heap = mem_try((room + 1) * sizeof *n->heap);
+    if (n->heap) return ERR_OK;
+    return err_set(err, ERR_NOMEM, "out of memory for %zu results", limit);
+}
+
+void nearest_deinit(struct nearest *n)
+{
+    mem_free(n->heap);
+}
+
+static void exchange(struct nearest *n, size_t i, size_t k)
+{
+    struct candidate c = n->heap[i];
+    n->heap[i] = n->heap[k];
+    n->heap[k] = c;
+}
+
+static void sift_down(struct nearest *n, size_t i)
+{
+    for (;;) {
+        size_t worst = i, left = 2 * i + 1, right = left + 1;
+        if (left < n->count && is_nearer(n->reader, &n->heap[worst], &n->heap[left])) worst = left;
+        if (right < n->count && is_nearer(n->reader, &n->heap[worst], &n->heap[right]))
+            worst = right;
+        if (worst == i) return;
+        exchange(n, i, worst);
+        i = worst;
+    }
+}
+
+void nearest_offer(struct nearest *n, const struct candidate *c)
+{
+    if (n->count == n->limit) {
+        if (c->distance > n->heap[0].distance || !is_nearer(n->reader, c, &n->heap[0])) return;
+        n->heap[0] = *c;
+        sift_down(n, 0);
+        return;
+    }
+    size_t i = n->count++;
+    n->heap[i] = *c;
+    for (; i > 0 && is_nearer(n->reader, &n->heap[(i - 1) / 2], &n->heap[i]); i = (i - 1) / 2)
+        exchange(n, i, (i - 1) / 2);
+}
+
+void nearest_offer_once(struct nearest *n, const struct candidate *c)
+{
+    if (n->count == n->limit && c->distance > n->heap[0].distance) return;
+    for (size_t i = 0; i < n->count; i++)
+        if (n->heap[i].slot_number == c->slot_number) return;
+    nearest_offer(n, c);
+}
+
+void nearest_sort(struct nearest *n)
+{
+    size_t count = n->count;
+    while (n->count > 1) {
+        exchange(n, 0, --n->count);
+        sift_down(n, 0);
+    }
+    n->count = count;
+}
+
+double nearest_worst(const struct nearest *n)
+{
+    return n->count == n->limit ? n->heap[0].distance : INFINITY;
+}

@@ -1,0 +1,627 @@
+/*
+ * search.c - one search: plan, find candidates, compare them as rows, read the best.
+ *
+ *   1  FILTER   which rows match, as bits (storage/filter)
+ *   2  PLAN     exact if there is no graph, if few rows match, or if it is asked for; else scan the
+ *               codes of the rows that match, or walk the graph, whichever is cheaper
+ *   3  FIND     candidates by codes; and the rows that the graph does not hold (yet)
+ *   4  RESCORE  the candidates as rows, in float64, until no better one is likely to come
+ *   5  READ     the rows that are answered
+ *
+ * Whatever the plan: if fewer rows come out than were asked for, and more would match, it is done
+ * again with more candidates, and at last exactly.
+ */
+#include "storage/index/search.h"
+
+#include <inttypes.h>
+#include <math.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "storage/base/clock.h"
+#include "storage/base/mem.h"
+#include "storage/base/metrics.h"
+#include "storage/filter/filter.h"
+#include "storage/index/vector_index.h"
+
+enum {
+    RESULTS_MAX = 20000,
+    EF_MAX = 32768,
+    EXACT_ROWS_FEW = 1000,      /* so few rows that match are compared at once         */
+    PENDING_FEW = 128,          /* so few pending rows as well                         */
+    RESCORE_MIN = 64,           /* rows to be compared at most, whatever k is          */
+    INLINE_ELEMENTS = 400000,   /* numbers of rows that take about 200 us              */
+    INLINE_CODE_NS = 150 * 1000 /* of codes                                            */
+};
+
+static const double RECALL_DEFAULT = 0.95, RECALL_FILTERED = 0.99;
+
+/* ---- rescoring ---- */
+
+/* The error of codes: what they say less what rows say, over the rows compared so far. */
+struct code_error {
+    double count, mean, squares; /* Welford's sums */
+};
+
+static void note_error(struct code_error *e, double error)
+{
+    double step = error - e->mean;
+    e->count += 1;
+    e->mean += step / e->count;
+    e->squares += step * (error - e->mean);
+}
+
+/* A distance of the metric on the scale of navigation distances, but for a constant. */
+static double on_code_scale(const struct graph *g, double distance)
+{
+    double gain = g->codec.gain;
+    switch (g->codec.metric) {
+    case METRIC_COSINE:
+        return 2 * distance;
+    case METRIC_EUCLIDEAN:
+        return distance * distance * gain * gain;
+    case METRIC_DOT_PRODUCT:
+        return distance * gain * gain;
+    default:
+        return distance * gain;
+    }
+}
+
+/* Is everything from here on too far away, as sure as may be?  Errors are about normal. */
+static bool is_hopeless(const struct graph *g, const struct code_error *e, double worst,
+                        float code_distance)
+{
+    const double sigmas = 3;
+    enum { LEARNED_FROM = 8 };
+    if (isinf(worst) || e->count < LEARNED_FROM) return false;
+    double deviation = sqrt(e->squares / e->count);
+    return code_distance - e->mean - sigmas * deviation > on_code_scale(g, worst);
+}
+
+static void fetch_ahead(struct reader *r, const uint32_t *slots, size_t count)
+{
+    for (size_t i = 0; i < count; i++) {
+        if (slots[i] >= r->slot_count) continue;
+        const char *slot = jvdb_file_read(&r->store->file, REGION_SLOTS, slots[i]);
+        const char *row = jvdb_file_read(&r->store->file, REGION_VECTORS, slots[i]);
+        if (slot) __builtin_prefetch(slot);
+        uint64_t bytes = r->store->row_bytes < 2048 ? r->store->row_bytes : 2048;
+        for (uint64_t at = 0; row && at < bytes; at += 64) {
+            __builtin_prefetch(row + at);
+            __asm__ volatile("" : : : "memory"); /* gcc 12 would keep the first one only */
+        }
+    }
+}
+
+static bool is_id(struct reader *r, const struct slot *s, const struct vector_id *id)
+{
+    char copy[ID_BYTES_MAX];
+    struct vector_id own = slot_id(r, s, copy);
+    return vector_id_compare(&own, id) == 0;
+}
+
+enum err_code search_rescore(struct reader *r, const struct graph *g, const struct exact *e,
+                             const struct vector_id *exclude, const struct code_candidates *c,
+                             size_t most, struct nearest *nearest, uint64_t *compared,
+                             struct err *err)
+{
+    enum { BATCH = 8 };
+    struct code_error error = {0};
+    size_t done = 0;
+    if (most == 0 || most > c->count) most = c->count;
+    fetch_ahead(r, c->slots, c->count < 2 * BATCH ? c->count : 2 * BATCH);
+    for (size_t at = 0; at < c->count && done < most;) {
+        struct candidate batch[BATCH];
+        const float *rows[BATCH];
+        float codes[BATCH];
+        double distances[BATCH];
+        size_t n = 0;
+        for (; at < c->count && n < BATCH && done + n < most; at++) {
+            uint32_t number = c->slots[at];
+            if (number >= r->slot_count) continue;
+            const struct slot *s = jvdb_file_read(&r->store->file, REGION_SLOTS, number);
+            if (!s) return database_damaged(r->db, "a slot", err);
+            if (!slot_is_visible(s, r->lsn, r->now_ms) || (exclude && is_id(r, s, exclude)))
+                continue;
+            if (is_hopeless(g, &error, nearest_worst(nearest), c->distances[at])) {
+                at = c->count;
+                break;
+            }
+            const float *row = slot_vector(r, number, s);
+            if (!row) return database_damaged(r->db, "a vector", err);
+            batch[n] = (struct candidate){.slot_number = number, .slot = s};
+            codes[n] = c->distances[at];
+            rows[n++] = row;
+        }
+        if (at + BATCH < c->count) {
+            size_t left = c->count - at - BATCH;
+            fetch_ahead(r, c->slots + at + BATCH, left < BATCH ? left : BATCH);
+        }
+        exact_distances(e, rows, n, distances);
+        for (size_t i = 0; i < n; i++) {
+            batch[i].distance = distances[i];
+            note_error(&error, codes[i] - on_code_scale(g, distances[i]));
+            nearest_offer_once(nearest, &batch[i]);
+        }
+        done += n;
+    }
+    *compared += done;
+    return ERR_OK;
+}
+
+/* Rows to compare at most. */
+static size_t rescore_most(size_t k, double oversampling)
+{
+    if (oversampling > 0) return (size_t)((double)k * oversampling) + 1;
+    return 3 * k < RESCORE_MIN ? RESCORE_MIN : 3 * k;
+}
+
+enum err_code search_graph_only(struct reader *r, struct graph *g, const float *query, uint32_t ef,
+                                size_t k, uint32_t hidden, uint32_t *slots, double *distances,
+                                size_t *count, uint64_t *distances_computed, struct err *err)
+{
+    struct exact e = exact_init(r->db, query);
+    struct nearest nearest;
+    struct graph_found found;
+    uint64_t compared = 0;
+    struct graph_query gq = {.vector = query, .ef = ef, .hidden = hidden};
+    *count = 0;
+    enum err_code rc = graph_search(g, &gq, &found, err);
+    if (rc) return rc;
+    rc = nearest_init(&nearest, r, k, err);
+    if (rc) return rc;
+    struct code_candidates c = {found.nodes, found.distances, found.count};
+    rc = search_rescore(r, g, &e, NULL, &c, rescore_most(k, 0), &nearest, &compared, err);
+    if (!rc) nearest_sort(&nearest);
+    for (size_t i = 0; i < nearest.count && !rc; i++) {
+        slots[i] = nearest.heap[i].slot_number;
+        distances[i] = nearest.heap[i].distance;
+    }
+    *count = rc ? 0 : nearest.count;
+    if (distances_computed) *distances_computed = found.distances_computed;
+    nearest_deinit(&nearest);
+    return rc;
+}
+
+/* ---- one search ---- */
+
+enum plan {
+    PLAN_EXACT,         /* all rows, or all that match                   */
+    PLAN_CODES,         /* the codes of all that match                   */
+    PLAN_WALK,          /* the graph                                     */
+    PLAN_WALK_FILTERED, /* the graph, through rows that do not match     */
+};
+
+struct search {
+    struct reader *r;
+    const struct search_query *query;
+    struct search_report *report;
+    bool may_block;
+    struct exact exact;
+    struct graph *graph; /* NULL: none */
+    struct vector_index_rest rest;
+    size_t wanted; /* results, those to be skipped included */
+
+    uint64_t *bits; /* of rows that match; NULL: no filter */
+    uint64_t allowed;
+    uint64_t *coded; /* `bits`, without rows that have no code */
+
+    enum plan plan;
+    uint32_t ef;
+    struct nearest nearest;
+    /* Candidates, copied out of the graph's memory. */
+    uint32_t *slots;
+    float *distances;
+    size_t count, cap;
+};
+
+/* Distances on codes that a walk takes, about, and what they cost. */
+static double walk_distances(const struct search *s, double ef)
+{
+    const struct graph_pivots *pivots =
+        atomic_load_explicit(&s->graph->pivots, memory_order_acquire);
+    return 12 * ef + 150 + (pivots ? pivots->count / 4.0 : 0);
+}
+
+static double code_ns(const struct search *s)
+{
+    return 4 + s->graph->codec.code_bytes / 24.0;
+}
+
+enum { WALK_TIMES = 3 }; /* a distance on a walk costs so many of a scan */
+
+static void plan_says(struct search *s, const char *what)
+{
+    if (s->report) snprintf(s->report->plan, sizeof s->report->plan, "%s", what);
+}
+
+/* Candidates of a walk: what was asked for, or what the recall takes. */
+static uint32_t choose_ef(struct search *s, double recall_min)
+{
+    double expected = 0, recall = s->query->recall > 0 ? s->query->recall : RECALL_DEFAULT;
+    if (recall < recall_min) recall = recall_min;
+    uint64_t ef = s->query->ef;
+    if (!ef) ef = vector_index_effort(s->r->store->vectors, recall, s->wanted, &expected);
+    if (s->report) s->report->expected_recall = expected;
+    /* Dead rows are still in the way until a sweep. */
+    uint64_t linked = atomic_load_explicit(&s->graph->linked_count, memory_order_relaxed);
+    uint64_t live = s->r->live_count ? s->r->live_count : 1;
+    if (linked > live) ef = ef * (linked < 4 * live ? linked : 4 * live) / live;
+    if (ef < s->wanted + 1) ef = s->wanted + 1;
+    return ef < EF_MAX ? (uint32_t)ef : EF_MAX;
+}
+
+/* Walk through rows that do not match, or compare the codes of all that do? */
+static void plan_filtered(struct search *s)
+{
+    uint64_t rows = s->r->live_count ? s->r->live_count : 1;
+    double selectivity = (double)s->allowed / (double)rows;
+    if (s->allowed <= EXACT_ROWS_FEW) {
+        s->plan = PLAN_EXACT;
+        plan_says(s, "few rows match: each is compared");
+        return;
+    }
+    double ef = choose_ef(s, RECALL_FILTERED) * sqrt(selectivity);
+    if (ef < 2.0 * (double)s->wanted) ef = 2.0 * (double)s->wanted;
+    if (s->query->ef > ef) ef = s->query->ef;
+    s->ef = ef < EF_MAX ? (uint32_t)ef + 1 : EF_MAX;
+    if (walk_distances(s, ef / selectivity) * WALK_TIMES < (double)s->allowed) {
+        s->plan = PLAN_WALK_FILTERED;
+        plan_says(s, "many rows match: a walk over the graph, past those that do not");
+    } else {
+        s->plan = PLAN_CODES;
+        plan_says(s, "comparing the codes of all rows that match is cheaper than a walk");
+    }
+}
+
+static enum err_code make_plan(struct search *s, struct err *err)
+{
+    const struct search_query *q = s->query;
+    uint64_t rows = s->bits ? s->allowed : s->r->live_count;
+    uint32_t dimension = s->r->db->schema.dimension;
+    s->plan = PLAN_EXACT;
+    if (!s->graph)
+        plan_says(s, "no graph: every row is compared");
+    else if (q->exact || q->recall >= 1)
+        plan_says(s, "exact was asked for: every row is compared");
+    else if (s->wanted >= EF_MAX || s->wanted * 8 > rows)
+        plan_says(s, "a large part of the rows is wanted: every row is compared");
+    else if (s->bits)
+        plan_filtered(s);
+    else {
+        s->plan = PLAN_WALK;
+        s->ef = choose_ef(s, 0);
+        plan_says(s, "a walk over the graph");
+    }
+    if (s->may_block) return ERR_OK;
+
+    double ns = 0;
+    if (s->plan == PLAN_EXACT) {
+        uint64_t looked_at = s->bits ? rows : s->r->slot_count;
+        if (looked_at * dimension > INLINE_ELEMENTS)
+            return err_set(err, ERR_WOULD_COMPUTE, "a long scan");
+    } else {
+        if (s->plan == PLAN_CODES)
+            ns = (double)rows * code_ns(s);
+        else
+            ns = walk_distances(s, s->ef) * WALK_TIMES * code_ns(s);
+        ns += (double)(s->rest.tail - s->rest.head) * code_ns(s);
+    }
+    if (ns > INLINE_CODE_NS) return err_set(err, ERR_WOULD_COMPUTE, "a long search");
+    return ERR_OK;
+}
+
+/* ---- finding ---- */
+
+static enum err_code keep_found(struct search *s, const struct graph_found *found, struct err *err)
+{
+    if (s->cap < found->count) {
+        uint32_t *slots = mem_resize(s->slots, found->count * sizeof *slots);
+        if (slots) s->slots = slots;
+        float *distances = mem_resize(s->distances, found->count * sizeof *distances);
+        if (distances) s->distances = distances;
+        if (!slots || !distances)
+            return err_set(err, ERR_NOMEM, "out of memory for %u candidates", found->count);
+        s->cap = found->count;
+    }
+    s->count = found->count;
+    if (found->count) {
+        memcpy(s->slots, found->nodes, found->count * sizeof *s->slots);
+        memcpy(s->distances, found->distances, found->count * sizeof *s->distances);
+    }
+    if (s->report) {
+        s->report->visited += found->visited;
+        s->report->code_distances += found->distances_computed;
+    }
+    return ERR_OK;
+}
+
+static enum err_code rescore(struct search *s, size_t most, struct err *err)
+{
+    struct code_candidates c = {s->slots, s->distances, s->count};
+    uint64_t compared = 0;
+    if (s->query->no_rescore) most = s->wanted;
+    enum err_code rc = search_rescore(s->r, s->graph, &s->exact, s->query->exclude, &c, most,
+                                      &s->nearest, &compared, err);
+    if (s->report) s->report->row_distances += compared;
+    return rc;
+}
+
+static bool matches(const struct search *s, uint32_t slot)
+{
+    return slot < s->r->slot_count && (!s->bits || s->bits[slot / 64] >> slot % 64 & 1);
+}
+
+/* Slots of the list from `first` to `end` that match: into `out`. */
+static size_t gather_rest(const struct search *s, uint64_t first, uint64_t end, uint32_t *out)
+{
+    size_t count = 0;
+    for (uint64_t i = first; i < end; i++) {
+        uint32_t slot = s->rest.slots[i & s->rest.mask];
+        out[count] = slot;
+        count += matches(s, slot);
+    }
+    return count;
+}
+
+/* What the graph does not hold.  Pending rows that have a code are compared by it if they are many.
+ */
+static enum err_code find_in_rest(struct search *s, struct err *err)
+{
+    const struct vector_index_rest *rest = &s->rest;
+    uint64_t pending = rest->tail - rest->head;
+    size_t room = (size_t)pending + rest->aside_count;
+    if (room == 0) return ERR_OK;
+    uint32_t *slots = mem_try(room * sizeof *slots);
+    if (!slots) return err_set(err, ERR_NOMEM, "out of memory for %zu rows", room);
+    enum err_code rc = ERR_OK;
+    uint64_t begun = s->report ? clock_ns() : 0, from = rest->head;
+    if (rest->encoded - rest->head > PENDING_FEW) {
+        from = rest->encoded;
+        uint32_t count = (uint32_t)gather_rest(s, rest->head, rest->encoded, slots);
+        size_t most = rescore_most(s->wanted, s->query->oversampling);
+        struct graph_query gq = {.vector = s->query->vector,
+                                 .ef = most < EF_MAX ? (uint32_t)most : EF_MAX,
+                                 .hidden = UINT32_MAX};
+        struct graph_found found;
+        rc = graph_scan(s->graph, &gq, slots, count, &found, err);
+        if (!rc) rc = keep_found(s, &found, err);
+        if (!rc) rc = rescore(s, most, err);
+    }
+    size_t count = gather_rest(s, from, rest->tail, slots);
+    for (uint32_t i = 0; i < rest->aside_count; i++) {
+        slots[count] = rest->aside[i];
+        count += matches(s, rest->aside[i]);
+    }
+    if (!rc)
+        rc = flat_scan_list(s->r, &s->exact, s->query->exclude, slots, count, &s->nearest, err);
+    if (s->report) {
+        s->report->unlinked += room;
+        s->report->row_distances += count;
+        s->report->unlinked_ns += clock_ns() - begun;
+    }
+    mem_free(slots);
+    return rc;
+}
+
+/* `bits` of the rows that have a code. */
+static enum err_code make_coded(struct search *s, struct err *err)
+{
+    if (s->coded) return ERR_OK;
+    size_t words = ((size_t)s->r->slot_count + 63) / 64;
+    s->coded = mem_try((words + 1) * sizeof *s->coded);
+    if (!s->coded) return err_set(err, ERR_NOMEM, "out of memory for a filter");
+    memcpy(s->coded, s->bits, words * sizeof *s->coded);
+    for (uint64_t i = s->rest.head; i < s->rest.tail; i++) {
+        uint32_t slot = s->rest.slots[i & s->rest.mask];
+        if (slot < s->r->slot_count) s->coded[slot / 64] &= ~((uint64_t)1 << slot % 64);
+    }
+    for (uint32_t i = 0; i < s->rest.aside_count; i++) {
+        uint32_t slot = s->rest.aside[i];
+        if (slot < s->r->slot_count) s->coded[slot / 64] &= ~((uint64_t)1 << slot % 64);
+    }
+    return ERR_OK;
+}
+
+static enum err_code find_by_codes(struct search *s, struct err *err)
+{
+    struct graph_found found;
+    size_t most = rescore_most(s->wanted, s->query->oversampling);
+    uint32_t nodes = atomic_load_explicit(&s->graph->node_count, memory_order_acquire);
+    struct graph_query gq = {
+        .vector = s->query->vector,
+        .ef = s->ef,
+        .hidden = UINT32_MAX,
+        .allowed_nodes = s->r->slot_count < nodes ? s->r->slot_count : nodes,
+    };
+    enum err_code rc = ERR_OK;
+    uint64_t begun = s->report ? clock_ns() : 0;
+    if (s->plan != PLAN_WALK) {
+        rc = make_coded(s, err);
+        if (rc) return rc;
+        gq.allowed = s->coded;
+    }
+    if (s->plan == PLAN_WALK_FILTERED) {
+        gq.distances_max = s->allowed;
+        rc = graph_search(s->graph, &gq, &found, err);
+        if (!rc && (found.gave_up || found.count < s->wanted)) {
+            s->plan = PLAN_CODES;
+            plan_says(s, "a walk found too few rows that match: the codes of all were compared");
+        }
+    } else if (s->plan == PLAN_WALK) {
+        rc = graph_search(s->graph, &gq, &found, err);
+    }
+    if (!rc && s->plan == PLAN_CODES) {
+        /* Rows that are dead or excluded may be among them. */
+        gq.ef = most + 64 < EF_MAX ? (uint32_t)most + 64 : EF_MAX;
+        rc = graph_scan(s->graph, &gq, NULL, 0, &found, err);
+    }
+    if (!rc) rc = keep_found(s, &found, err);
+    uint64_t walked = s->report ? clock_ns() : 0;
+    if (!rc) rc = rescore(s, most, err);
+    if (s->report) {
+        s->report->graph_ns += walked - begun;
+        s->report->rescore_ns += clock_ns() - walked;
+    }
+    return rc;
+}
+
+static enum err_code find_exactly(struct search *s, struct err *err)
+{
+    uint64_t begun = s->report ? clock_ns() : 0;
+    enum err_code rc = flat_scan(s->r, &s->exact, s->query->exclude, s->bits, &s->nearest, err);
+    if (s->report) {
+        s->report->row_distances += s->bits ? s->allowed : s->r->live_count;
+        s->report->rescore_ns += clock_ns() - begun;
+    }
+    return rc;
+}
+
+/* Results that there must be. */
+static uint64_t due(const struct search *s)
+{
+    uint64_t rows = s->bits ? s->allowed : s->r->live_count;
+    if (rows > 0 && s->query->exclude) rows--;
+    return rows < s->wanted ? rows : s->wanted;
+}
+
+static enum err_code find(struct search *s, struct err *err)
+{
+    enum err_code rc = ERR_OK;
+    for (int attempt = 0; s->plan != PLAN_EXACT; attempt++) {
+        s->nearest.count = 0;
+        rc = find_by_codes(s, err);
+        if (!rc) rc = find_in_rest(s, err);
+        if (rc || s->nearest.count >= due(s)) return rc;
+        /* Rows that expired are counted, but not found; rows that died are found, but not seen. */
+        if (attempt == 0 && s->plan == PLAN_WALK && s->ef < EF_MAX / 8) {
+            s->ef *= 8;
+            continue;
+        }
+        s->plan = PLAN_EXACT;
+        plan_says(s, "too few rows came out of the index: every row was compared");
+        if (!s->may_block &&
+            (uint64_t)s->r->slot_count * s->r->db->schema.dimension > INLINE_ELEMENTS)
+            return err_set(err, ERR_WOULD_COMPUTE, "a long scan");
+    }
+    s->nearest.count = 0;
+    return find_exactly(s, err);
+}
+
+/* ---- the answer ---- */
+
+static enum err_code read_hits(struct search *s, struct search_hit *hits, size_t *count,
+                               struct err *err)
+{
+    const struct search_query *q = s->query;
+    uint64_t begun = s->report ? clock_ns() : 0;
+    for (size_t i = q->offset; i < s->nearest.count; i++) {
+        const struct candidate *c = &s->nearest.heap[i];
+        struct search_hit *hit = &hits[*count];
+        if (q->has_max_distance && c->distance > q->max_distance) break; /* so is the rest */
+        enum err_code rc = slot_row(s->r, c->slot_number, c->slot, &hit->row, err);
+        if (rc) return rc;
+        hit->distance = c->distance;
+        hit->score = exact_score(&s->exact, hit->row.vector, c->distance);
+        if (q->has_min_score && hit->score < q->min_score) break;
+        ++*count;
+    }
+    if (s->report) s->report->read_ns += clock_ns() - begun;
+    return ERR_OK;
+}
+
+static enum err_code select_rows(struct search *s, struct err *err)
+{
+    s->allowed = UINT64_MAX;
+    if (!s->query->filter) return ERR_OK;
+    uint64_t begun = s->report ? clock_ns() : 0;
+    size_t words = ((size_t)s->r->slot_count + 63) / 64;
+    s->bits = mem_try((words + 1) * sizeof *s->bits);
+    if (!s->bits) return err_set(err, ERR_NOMEM, "out of memory for a filter");
+    enum err_code rc =
+        filter_select(s->r, s->query->filter, s->may_block, s->bits, &s->allowed, err);
+    if (s->report) {
+        s->report->allowed = s->allowed;
+        s->report->filter_ns = clock_ns() - begun;
+    }
+    return rc;
+}
+
+static enum search_strategy strategy_of(enum plan plan)
+{
+    switch (plan) {
+    case PLAN_EXACT:
+        return SEARCH_EXACT;
+    case PLAN_WALK:
+        return SEARCH_GRAPH;
+    default:
+        return SEARCH_FILTERED_GRAPH;
+    }
+}
+
+/* One in some live searches is done again exactly, later. */
+static void sample(struct search *s)
+{
+    enum { SAMPLED_MAX = 100 };
+    uint32_t slots[SAMPLED_MAX];
+    if (s->plan != PLAN_WALK || s->query->exclude || s->wanted > SAMPLED_MAX) return;
+    for (size_t i = 0; i < s->nearest.count; i++)
+        slots[i] = s->nearest.heap[i].slot_number;
+    vector_index_sample(s->r->store->vectors, s->query->vector, s->wanted, s->r->lsn, slots,
+                        s->nearest.count);
+}
+
+static enum err_code check_query(const struct search *s, struct err *err)
+{
+    const struct search_query *q = s->query;
+    if (q->top_k < 1 || q->top_k > RESULTS_MAX || q->offset > RESULTS_MAX - q->top_k)
+        return err_set(err, ERR_INVALID_REQUEST, "top_k + offset must be 1 to %d", RESULTS_MAX);
+    for (uint32_t i = 0; i < s->r->db->schema.dimension; i++)
+        if (!isfinite(q->vector[i]))
+            return err_set(err, ERR_INVALID_VECTOR, "number %" PRIu32 " of the query is not finite",
+                           i + 1);
+    return ERR_OK;
+}
+
+static enum err_code run(struct search *s, struct search_hit *hits, size_t *count, struct err *err)
+{
+    enum err_code rc = database_check_readable(s->r->db, err);
+    if (!rc) rc = check_query(s, err);
+    if (rc) return rc;
+    s->wanted = s->query->top_k + s->query->offset;
+    s->exact = exact_init(s->r->db, s->query->vector);
+    s->graph = vector_index_graph(s->r->store->vectors, s->r->lsn, &s->rest);
+    rc = select_rows(s, err);
+    if (!rc) rc = make_plan(s, err);
+    if (!rc) rc = nearest_init(&s->nearest, s->r, s->wanted, err);
+    if (!rc) rc = find(s, err);
+    if (rc) return rc;
+    nearest_sort(&s->nearest);
+    sample(s);
+    rc = read_hits(s, hits, count, err);
+    if (s->report) {
+        s->report->strategy = strategy_of(s->plan);
+        s->report->ef = s->plan == PLAN_EXACT ? 0 : s->ef;
+        s->report->allowed = s->allowed;
+        if (s->plan == PLAN_EXACT) s->report->expected_recall = 1;
+    }
+    stat_add(STAT_SEARCHES, 1);
+    return rc;
+}
+
+enum err_code reader_search(struct reader *r, const struct search_query *query, bool may_block,
+                            struct search_hit *hits, size_t *count, struct search_report *report,
+                            struct err *err)
+{
+    struct search s = {.r = r, .query = query, .report = report, .may_block = may_block};
+    *count = 0;
+    if (report) *report = (struct search_report){.allowed = UINT64_MAX};
+    enum err_code rc = run(&s, hits, count, err);
+    if (rc) *count = 0;
+    nearest_deinit(&s.nearest);
+    mem_free(s.bits);
+    mem_free(s.coded);
+    mem_free(s.slots);
+    mem_free(s.distances);
+    return reader_check(r, rc, err);
+}
