@@ -106,6 +106,8 @@ ifneq (,$(findstring x86_64,$(ARCH)))
 $(O)/storage/kernel/kernel_avx2%o:       CFLAGS += -mavx2 -mfma
 $(O)/storage/kernel/kernel_avx512%o:     CFLAGS += -mavx512f -mavx512dq -mavx512bw -mavx512vl
 $(O)/storage/kernel/kernel_avx512vnni.o:  CFLAGS += -mavx512vnni
+else ifneq (,$(findstring aarch64,$(ARCH)))
+$(O)/storage/kernel/kernel_neondot.o:     CFLAGS += -march=armv8.2-a+dotprod
 endif
 # The OpenAPI document is embedded as it stands.
 $(O)/api/openapi.o: api/openapi.json

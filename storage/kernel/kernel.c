@@ -7,6 +7,7 @@ const struct kernel_set *const kernel_sets[] = {
 #if defined(__x86_64__)
     &kernel_avx512vnni, &kernel_avx512, &kernel_avx2,
 #elif defined(__aarch64__)
+    &kernel_neondot,
     &kernel_neon,
 #endif
     &kernel_scalar,     NULL,

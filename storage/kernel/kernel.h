@@ -92,6 +92,7 @@ extern const struct kernel_set kernel_avx2;
 extern const struct kernel_set kernel_avx512;
 extern const struct kernel_set kernel_avx512vnni;
 extern const struct kernel_set kernel_neon;
+extern const struct kernel_set kernel_neondot;
 
 extern const struct kernel_set *const kernel_sets[]; /* NULL-terminated, widest first */
 const struct kernel_set *kernel_best(void);

@@ -1,146 +1,93 @@
-/* kernel_neon.c - the distances with NEON, which every 64-bit ARM has: four pairs of lanes. */
+/* kernel_neon.c - the exact distances with NEON, which every 64-bit ARM has; the tables. */
 #if defined(__aarch64__)
 
 #include <arm_neon.h>
+#include <sys/auxv.h>
 
 #include "storage/kernel/kernel_lanes.h"
 #include "storage/kernel/kernel_parts.h"
 
-struct sums {
-    float64x2_t pair[KERNEL_LANES / 2]; /* partial sums 0-1, 2-3, 4-5, 6-7 */
+struct block {
+    float64x2_t a, b, c, d;
 };
+
+struct sums {
+    float64x2_t a, b, c, d; /* partial sums 0-1, 2-3, 4-5, 6-7 */
+};
+
+KERNEL_INLINE struct block block_of(const float *from)
+{
+    const float32x4_t low = vld1q_f32(from), high = vld1q_f32(from + 4);
+    return (struct block){
+        vcvt_f64_f32(vget_low_f32(low)),
+        vcvt_high_f64_f32(low),
+        vcvt_f64_f32(vget_low_f32(high)),
+        vcvt_high_f64_f32(high),
+    };
+}
 
 KERNEL_INLINE struct sums zero(void)
 {
     const float64x2_t z = vdupq_n_f64(0.0);
-    return (struct sums){{z, z, z, z}};
+    return (struct sums){z, z, z, z};
 }
 
-KERNEL_INLINE float64x2_t term_of(enum kernel_term term, float64x2_t x, float64x2_t y)
+KERNEL_INLINE float64x2_t added(enum kernel_term term, float64x2_t s, float64x2_t x, float64x2_t y)
 {
-    if (term == TERM_DOT) return vmulq_f64(x, y);
+    if (term == TERM_DOT) return vaddq_f64(s, vmulq_f64(x, y));
     const float64x2_t d = vsubq_f64(x, y);
-    return term == TERM_L2SQ ? vmulq_f64(d, d) : vabsq_f64(d);
+    return vaddq_f64(s, term == TERM_L2SQ ? vmulq_f64(d, d) : vabsq_f64(d));
 }
 
-/* One block of eight elements. */
-KERNEL_INLINE void add(enum kernel_term term, struct sums *s, const float *a, const float *b)
+KERNEL_INLINE void add(enum kernel_term term, struct sums *s, struct block x, struct block y)
 {
-    for (size_t k = 0; k < KERNEL_LANES / 2; k++) {
-        const float64x2_t x = vcvt_f64_f32(vld1_f32(a + 2 * k));
-        const float64x2_t y = vcvt_f64_f32(vld1_f32(b + 2 * k));
-        s->pair[k] = vaddq_f64(s->pair[k], term_of(term, x, y));
-    }
+    s->a = added(term, s->a, x.a, y.a);
+    s->b = added(term, s->b, x.b, y.b);
+    s->c = added(term, s->c, x.c, y.c);
+    s->d = added(term, s->d, x.d, y.d);
 }
 
 KERNEL_INLINE double fold(const struct sums *s)
 {
-    double lanes[KERNEL_LANES];
-    for (size_t k = 0; k < KERNEL_LANES / 2; k++)
-        vst1q_f64(lanes + 2 * k, s->pair[k]);
-    return kernel_fold(lanes);
+    const float64x2_t two = vaddq_f64(vaddq_f64(s->a, s->c), vaddq_f64(s->b, s->d));
+    return vgetq_lane_f64(two, 0) + vgetq_lane_f64(two, 1);
 }
 
-KERNEL_INLINE double sum(enum kernel_term term, const float *a, const float *b, size_t n)
-{
-    struct sums s = zero();
-    size_t i = 0;
-    for (; i + KERNEL_LANES <= n; i += KERNEL_LANES)
-        add(term, &s, a + i, b + i);
-    if (i < n) {
-        float tail_a[KERNEL_LANES], tail_b[KERNEL_LANES];
-        kernel_pad(tail_a, a + i, n - i);
-        kernel_pad(tail_b, b + i, n - i);
-        add(term, &s, tail_a, tail_b);
-    }
-    return fold(&s);
-}
-
-static double dot(const float *a, const float *b, size_t dimension)
-{
-    return sum(TERM_DOT, a, b, dimension);
-}
-
-static double l2sq(const float *a, const float *b, size_t dimension)
-{
-    return sum(TERM_L2SQ, a, b, dimension);
-}
-
-static double l1(const float *a, const float *b, size_t dimension)
-{
-    return sum(TERM_L1, a, b, dimension);
-}
-
-static double dot_norm(const float *a, const float *b, size_t dimension, double *b_norm2)
-{
-    struct sums ab = zero(), bb = zero();
-    size_t i = 0;
-    for (; i + KERNEL_LANES <= dimension; i += KERNEL_LANES) {
-        add(TERM_DOT, &ab, a + i, b + i);
-        add(TERM_DOT, &bb, b + i, b + i);
-    }
-    if (i < dimension) {
-        float tail_a[KERNEL_LANES], tail_b[KERNEL_LANES];
-        kernel_pad(tail_a, a + i, dimension - i);
-        kernel_pad(tail_b, b + i, dimension - i);
-        add(TERM_DOT, &ab, tail_a, tail_b);
-        add(TERM_DOT, &bb, tail_b, tail_b);
-    }
-    *b_norm2 = fold(&bb);
-    return fold(&ab);
-}
-
-static void dot_rows(const float *query, const float *const *rows, size_t count, size_t dimension,
-                     double *out)
-{
-    for (size_t i = 0; i < count; i++)
-        out[i] = dot(query, rows[i], dimension);
-}
-
-static void l2sq_rows(const float *query, const float *const *rows, size_t count, size_t dimension,
-                      double *out)
-{
-    for (size_t i = 0; i < count; i++)
-        out[i] = l2sq(query, rows[i], dimension);
-}
-
-static void l1_rows(const float *query, const float *const *rows, size_t count, size_t dimension,
-                    double *out)
-{
-    for (size_t i = 0; i < count; i++)
-        out[i] = l1(query, rows[i], dimension);
-}
-
-static void dot_norm_rows(const float *query, const float *const *rows, size_t count,
-                          size_t dimension, double *out, double *norm2)
-{
-    for (size_t i = 0; i < count; i++)
-        out[i] = dot_norm(query, rows[i], dimension, norm2 + i);
-}
+#include "storage/kernel/kernel_exact.h"
 
 static bool supported(void)
 {
     return true;
 }
 
+static bool supported_with_dot_product(void)
+{
+    return getauxval(AT_HWCAP) & HWCAP_ASIMDDP;
+}
+
+/* clang-format off */
+#define IN_BOTH_TABLES                                                                             \
+    .dot = dot, .l2sq = l2sq, .l1 = l1, .dot_norm = dot_norm,                                      \
+    .dot_rows = dot_rows, .l2sq_rows = l2sq_rows, .l1_rows = l1_rows,                              \
+    .dot_norm_rows = dot_norm_rows,                                                                \
+    .dot_f32 = neon_dot_f32, .l2sq_f32 = neon_l2sq_f32, .l1_f32 = neon_l1_f32,                     \
+    .pool_offer = neon_pool_offer, .hadamard = neon_hadamard
+/* clang-format on */
+
 const struct kernel_set kernel_neon = {
     .name = "neon",
     .supported = supported,
-    .dot = dot,
-    .l2sq = l2sq,
-    .l1 = l1,
-    .dot_norm = dot_norm,
-    .dot_rows = dot_rows,
-    .l2sq_rows = l2sq_rows,
-    .l1_rows = l1_rows,
-    .dot_norm_rows = dot_norm_rows,
-    .dot_u8s8 = scalar_dot_u8s8,
-    .dot_u1s8 = scalar_dot_u1s8,
-    .dot_f32 = scalar_dot_f32,
-    .l2sq_f32 = scalar_l2sq_f32,
-    .l1_f32 = scalar_l1_f32,
-    .pool_offer = scalar_pool_offer,
-    .hadamard = scalar_hadamard,
+    IN_BOTH_TABLES,
+    .dot_u8s8 = neon_dot_u8s8,
+    .dot_u1s8 = neon_dot_u1s8,
+};
+
+const struct kernel_set kernel_neondot = {
+    .name = "neondot",
+    .supported = supported_with_dot_product,
+    IN_BOTH_TABLES,
+    .dot_u8s8 = neondot_dot_u8s8,
+    .dot_u1s8 = neondot_dot_u1s8,
 };
 
 #else

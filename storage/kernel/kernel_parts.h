@@ -28,4 +28,9 @@ kernel_floats_fn avx512_dot_f32, avx512_l2sq_f32, avx512_l1_f32;
 kernel_pool_fn avx512_pool_offer;
 kernel_transform_fn avx512_hadamard;
 
+kernel_codes_fn neon_dot_u8s8, neon_dot_u1s8, neondot_dot_u8s8, neondot_dot_u1s8;
+kernel_floats_fn neon_dot_f32, neon_l2sq_f32, neon_l1_f32;
+kernel_pool_fn neon_pool_offer;
+kernel_transform_fn neon_hadamard;
+
 #endif
