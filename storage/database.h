@@ -22,6 +22,7 @@
 #define STORAGE_DATABASE_H
 
 #include "storage/base/arena.h"
+#include "storage/base/epoch.h"
 #include "storage/types.h"
 
 struct database;
@@ -89,6 +90,17 @@ void reader_begin(struct database *db, struct reader *r);
  * goes out: ERR_CORRUPT in that case, else `rc`. */
 MUST_CHECK enum err_code reader_check(struct reader *r, enum err_code rc, struct err *err);
 void reader_end(struct reader *r); /* rows got from it are gone */
+
+/* One snapshot that readers on several threads share.  It holds back as much as a reader, from
+ * snapshot_take() to snapshot_drop(), which may be another thread's. */
+struct snapshot {
+    struct reader of; /* private to storage, but for its counts */
+    struct epoch_pin pin;
+};
+void snapshot_take(struct database *db, struct snapshot *s);
+void snapshot_drop(struct snapshot *s); /* no reader of it is left */
+/* As reader_begin(), at that snapshot. */
+void reader_begin_at(const struct snapshot *s, struct reader *r);
 
 /* ERR_VECTOR_NOT_FOUND, ERR_CORRUPT (never a wrong row). */
 MUST_CHECK enum err_code reader_get(struct reader *r, const struct vector_id *id, struct row *row,

@@ -20,9 +20,9 @@
 
 #define GET(field) __atomic_load_n(&(field), __ATOMIC_ACQUIRE)
 
-void reader_begin(struct database *db, struct reader *r)
+/* Inside a section. */
+static void look(struct database *db, struct reader *r)
 {
-    epoch_enter();
     *r = (struct reader){.db = db, .now_ms = clock_wall_ms()};
     for (;;) {
         uint32_t version = atomic_load_explicit(&db->snapshot_version, memory_order_acquire);
@@ -34,6 +34,29 @@ void reader_begin(struct database *db, struct reader *r)
             version == atomic_load_explicit(&db->snapshot_version, memory_order_acquire))
             return;
     }
+}
+
+void reader_begin(struct database *db, struct reader *r)
+{
+    epoch_enter();
+    look(db, r);
+}
+
+void snapshot_take(struct database *db, struct snapshot *s)
+{
+    epoch_pin(&s->pin);
+    look(db, &s->of);
+}
+
+void snapshot_drop(struct snapshot *s)
+{
+    epoch_unpin(&s->pin);
+}
+
+void reader_begin_at(const struct snapshot *s, struct reader *r)
+{
+    epoch_enter();
+    *r = s->of;
 }
 
 enum err_code reader_check(struct reader *r, enum err_code rc, struct err *err)
@@ -50,6 +73,12 @@ void reader_end(struct reader *r)
 uint64_t reader_count(struct reader *r)
 {
     return r->live_count;
+}
+
+const char *search_strategy_name(enum search_strategy s)
+{
+    static const char *const names[] = {"exact", "graph", "filtered_graph"};
+    return s < SEARCH_STRATEGY_COUNT ? names[s] : "unknown";
 }
 
 bool slot_is_visible(const struct slot *s, uint64_t lsn, uint64_t now_ms)

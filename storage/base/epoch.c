@@ -11,7 +11,7 @@
  * increment in the one order of all seq_cst operations, so every later scan sees it; if not, it
  * takes the new value.  No fences: ThreadSanitizer understands every step.
  *
- * Records are never freed, only handed to the next thread, so that a scan needs no lock.
+ * Records are never freed, only handed to the next thread or pin, so that a scan needs no lock.
  */
 #include "storage/base/epoch.h"
 
@@ -68,10 +68,9 @@ static void make_key(void)
     if (pthread_key_create(&key, give_up_record) != 0) abort();
 }
 
-static struct record *new_record(void)
+static struct record *take_record(void)
 {
     struct record *r;
-    pthread_once(&key_once, make_key);
     for (r = atomic_load(&records); r; r = r->next) {
         bool owned = false;
         if (atomic_compare_exchange_strong(&r->owned, &owned, true)) break;
@@ -83,16 +82,19 @@ static struct record *new_record(void)
         while (!atomic_compare_exchange_weak(&records, &r->next, r))
             continue;
     }
-    if (pthread_setspecific(key, r) != 0) abort();
-    mine = r;
     return r;
 }
 
-void epoch_enter(void)
+static struct record *new_record(void)
 {
-    struct record *r = mine ? mine : new_record();
-    if (r->nest++ > 0) return;
+    pthread_once(&key_once, make_key);
+    mine = take_record();
+    if (pthread_setspecific(key, mine) != 0) abort();
+    return mine;
+}
 
+static void begin_section(struct record *r)
+{
     uint64_t seen = atomic_load(&now);
     for (;;) {
         atomic_store(&r->active, seen);
@@ -102,11 +104,31 @@ void epoch_enter(void)
     }
 }
 
+void epoch_enter(void)
+{
+    struct record *r = mine ? mine : new_record();
+    if (r->nest++ == 0) begin_section(r);
+}
+
 void epoch_leave(void)
 {
     struct record *r = mine;
     assert(r && r->nest > 0);
     if (--r->nest == 0) atomic_store_explicit(&r->active, 0, memory_order_release);
+}
+
+void epoch_pin(struct epoch_pin *pin)
+{
+    pin->record = take_record();
+    begin_section(pin->record);
+}
+
+void epoch_unpin(struct epoch_pin *pin)
+{
+    struct record *r = pin->record;
+    atomic_store_explicit(&r->active, 0, memory_order_release);
+    atomic_store_explicit(&r->owned, false, memory_order_release);
+    pin->record = NULL;
 }
 
 uint64_t epoch_now(void)

@@ -18,6 +18,14 @@
 void epoch_enter(void);
 void epoch_leave(void);
 
+/* A section that belongs to no thread: what was there at epoch_pin() stays, for the threads that
+ * are told of it, until epoch_unpin(), on whichever thread.  They enter sections of their own. */
+struct epoch_pin {
+    void *record; /* private */
+};
+void epoch_pin(struct epoch_pin *pin);
+void epoch_unpin(struct epoch_pin *pin);
+
 /* Start a new epoch and return the one that ended: epoch_passed(e) is true once every section that
  * was open at this call has been left.  Any thread. */
 uint64_t epoch_now(void);

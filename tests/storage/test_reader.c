@@ -1,4 +1,6 @@
 /* A reader follows links that a file claims: to the right row, or to an error, and to an end. */
+#include <sched.h>
+
 #include "tests/storage/fixture.h"
 
 #include "storage/database_private.h"
@@ -111,6 +113,59 @@ static void every_reader_follows_a_row_back_to_its_own_time(void **state)
         assert_int_equal(reader_count(&readers[i]), rows);
         reader_end(&readers[i]);
     }
+}
+
+struct look {
+    const struct snapshot *snapshot;
+    uint64_t rows;
+    float first;
+    enum err_code rc;
+};
+
+static void *look_at_snapshot(void *arg)
+{
+    struct look *l = arg;
+    struct err err;
+    struct reader r;
+    struct row row;
+    struct vector_id id = number_id(1);
+    reader_begin_at(l->snapshot, &r);
+    l->rc = reader_get(&r, &id, &row, &err);
+    if (!l->rc) l->first = row.vector[0];
+    if (!l->rc) l->rc = list_all(&r, &l->rows, &err);
+    reader_end(&r);
+    return NULL;
+}
+
+static void readers_on_several_threads_share_a_snapshot(void **state)
+{
+    struct fixture *fx = *state;
+    struct snapshot snapshot;
+    for (uint64_t i = 1; i <= 50; i++)
+        test_put_number(fx->db, i, 7);
+    snapshot_take(fx->db, &snapshot);
+    for (uint64_t i = 1; i <= 50; i++) {
+        test_put_number(fx->db, i, 8);
+        test_put_number(fx->db, 100 + i, 8);
+        if (i % 2) test_delete(fx->db, number_id(i));
+    }
+    pthread_t threads[4];
+    struct look looks[4];
+    for (int i = 0; i < 4; i++) {
+        looks[i] = (struct look){.snapshot = &snapshot};
+        assert_int_equal(pthread_create(&threads[i], NULL, look_at_snapshot, &looks[i]), 0);
+    }
+    for (int i = 0; i < 4; i++) {
+        pthread_join(threads[i], NULL);
+        assert_int_equal(looks[i].rc, ERR_OK);
+        assert_int_equal(looks[i].rows, 50);
+        assert_true(looks[i].first == 7);
+    }
+    const uint64_t epoch = epoch_now();
+    assert_false(epoch_passed(epoch));
+    snapshot_drop(&snapshot);
+    while (!epoch_passed(epoch)) /* but for a thread in the background */
+        sched_yield();
 }
 
 struct kept {
@@ -254,6 +309,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         TEST(a_missing_row_is_named),
         TEST(every_reader_follows_a_row_back_to_its_own_time),
+        TEST(readers_on_several_threads_share_a_snapshot),
         TEST(listed_rows_stay_until_the_reader_ends),
         TEST(versions_in_a_circle_are_damage),
         TEST(a_version_that_is_nowhere_is_damage),

@@ -273,6 +273,31 @@ static void no_reader_ever_sees_a_freed_object(void **state)
     assert_int_equal(atomic_load(&allocated), atomic_load(&reclaimed));
 }
 
+static void *unpin(void *arg)
+{
+    epoch_unpin(arg);
+    return NULL;
+}
+
+static void a_pin_holds_its_epoch_whoever_ends_it(void **state)
+{
+    (void)state;
+    struct epoch_pin first, second;
+    pthread_t thread;
+    const uint64_t before = epoch_now();
+    epoch_pin(&first);
+    epoch_pin(&second);
+    const uint64_t during = epoch_now();
+    assert_true(epoch_passed(before));
+    epoch_enter(); /* of no matter to the pins */
+    epoch_leave();
+    assert_int_equal(pthread_create(&thread, NULL, unpin, &first), 0);
+    pthread_join(thread, NULL);
+    assert_false(epoch_passed(during));
+    epoch_unpin(&second);
+    assert_true(epoch_passed(during));
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -285,6 +310,7 @@ int main(void)
         cmocka_unit_test(retiring_alone_keeps_the_queue_short),
         cmocka_unit_test(synchronize_waits_for_open_sections),
         cmocka_unit_test(no_reader_ever_sees_a_freed_object),
+        cmocka_unit_test(a_pin_holds_its_epoch_whoever_ends_it),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
