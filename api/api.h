@@ -11,11 +11,13 @@
  *   api_feed()      blocks: worker threads only.  On failure stop reading; api_dispatch() answers.
  *   api_dispatch()  runs the handler.  With req->may_block false it may return API_DEFER: nothing
  *                   was done, call it again from a worker with may_block true.
+ *                   API_PARTS: what is left to do can be done side by side.  Call api_part() on
+ *                   any number of workers until it has returned false on each, then api_join().
  *   api_wait()      the answer must not leave before its write is durable.
  *   res->produce    the body is made piece by piece (worker threads only).
  *   api_end()       after the answer has gone out, or when the client has.
  *
- * A request and its response belong to one thread at a time.
+ * A request and its response belong to one thread at a time, but for api_part().
  */
 #ifndef API_API_H
 #define API_API_H
@@ -29,6 +31,7 @@
 #include "storage/service.h"
 
 struct api_route; /* api/router.c */
+struct api_response;
 
 struct api_options {
     uint64_t max_body_bytes;   /* of a buffered body */
@@ -55,7 +58,7 @@ struct api_app {
     void *connection_ctx;
 };
 
-enum api_next { API_DONE, API_BODY, API_STREAM, API_DEFER };
+enum api_next { API_DONE, API_BODY, API_STREAM, API_DEFER, API_PARTS };
 
 enum { API_PARAMS_MAX = 4, API_HEADERS_MAX = 8 };
 
@@ -98,8 +101,12 @@ struct api_request {
         char *text; /* decoded, NUL-terminated, in the arena */
         size_t len;
     } params[API_PARAMS_MAX];
-    void *stream; /* state of a streamed body or of a streamed answer */
+    void *stream; /* state of a streamed body, of a streamed answer or of parts */
     void (*stream_free)(void *stream);
+    /* API_PARTS; part() is called by several threads at once. */
+    bool (*part)(struct api_request *req);
+    enum err_code (*join)(struct api_request *req, struct api_response *res, struct err *err);
+    size_t part_count;     /* as many threads can be of use */
     enum err_code feed_rc; /* first failure of api_feed() */
     struct err feed_err;
     uint64_t begun_ns;
@@ -146,6 +153,11 @@ enum api_next api_begin(struct api_app *app, struct api_request *req, struct api
 MUST_CHECK enum err_code api_feed(struct api_app *app, struct api_request *req, const char *data,
                                   size_t len, struct err *err);
 enum api_next api_dispatch(struct api_app *app, struct api_request *req, struct api_response *res);
+
+/* Do one part; false: there was none left.  Workers only, on any number of threads at once. */
+bool api_part(struct api_request *req);
+/* Every api_part() has returned: the answer is in *res. */
+void api_join(struct api_app *app, struct api_request *req, struct api_response *res);
 
 /* False: nothing to wait for (any more).  True: done(ctx) will be called once, on some other
  * thread, possibly before this returns; then call api_wait() again with done NULL, which turns the

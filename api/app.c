@@ -77,6 +77,7 @@ static void drop_stream(struct api_request *req)
     if (req->stream && req->stream_free) req->stream_free(req->stream);
     req->stream = NULL;
     req->stream_free = NULL;
+    req->part = NULL;
 }
 
 /* What a client is told: causes inside the server stay inside, but for codes that mean something
@@ -322,6 +323,7 @@ enum api_next api_dispatch(struct api_app *app, struct api_request *req, struct 
         res->etag[0] = res->warning[0] = res->details[0] = 0;
         return API_DEFER;
     }
+    if (!rc && req->part) return API_PARTS;
     if (rc) {
         if (route->body == BODY_STREAM) res->close = true; /* part of the body may be unread */
         api_fail(req, res, &err);
@@ -331,6 +333,19 @@ enum api_next api_dispatch(struct api_app *app, struct api_request *req, struct 
         res->body.len = 0;
     }
     return finish(app, req, res);
+}
+
+bool api_part(struct api_request *req)
+{
+    return req->part(req);
+}
+
+void api_join(struct api_app *app, struct api_request *req, struct api_response *res)
+{
+    struct err err;
+    if (req->join(req, res, &err)) api_fail(req, res, &err);
+    drop_stream(req);
+    finish(app, req, res);
 }
 
 /* ---- durability ---- */

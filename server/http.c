@@ -15,6 +15,12 @@
  * same reason it does not matter whether the worker is done before the loop has suspended: the loop
  * looks at `done` only when it is back in its event loop.
  *
+ * PARTS.  A request whose work can be done side by side (API_PARTS) is led by one worker and helped
+ * by workers that have nothing to do.  Each works for SLICE_NS at a time; then, if other requests
+ * wait, the helpers go, and the leader stands in line again.  So a long batch has all cores while
+ * it is alone, and its turn among the others while it is not.  Whoever leaves last makes the
+ * answer.
+ *
  * THE END.  MHD_stop_daemon() aborts the process if a connection is suspended.  A loop stops only
  * when suspended_count is 0; past the deadline nothing new is handed to a worker, and what a worker
  * has begun is waited for: storage could not be closed under it anyway.
@@ -48,6 +54,7 @@ enum {
     BODIES_MAX = 16,          /* bodies of the greatest length that may be in memory at once */
     PIECE_BYTES = 256 * 1024, /* of a streamed body */
     BLOCK_BYTES = 64 * 1024,  /* of a streamed answer */
+    PARTS_MAX = 16,           /* workers on one request */
     RUNS_MAX = 64,            /* of libmicrohttpd before other handles get their turn */
     SWEEP_MS = 500,
     DRAIN_SWEEP_MS = 10,
@@ -55,6 +62,7 @@ enum {
     DRAIN_FLUSH_MS = 300, /* past the deadline, for answers to leave */
 };
 #define MS        1000000ull
+#define SLICE_NS  (2 * MS)
 #define LOOP_GONE UINT64_MAX /* pong of a loop that has stopped, as it should */
 
 enum exchange_state {
@@ -70,8 +78,16 @@ enum exchange_state {
 enum exchange_job {
     JOB_FEED,     /* api_feed() the piece                       */
     JOB_DISPATCH, /* api_feed() what is left, api_dispatch()    */
+    JOB_PARTS,    /* api_part() until none is left, api_join()  */
     JOB_AWAIT,    /* the write becomes durable                  */
     JOB_PRODUCE,  /* the next piece of a streamed answer        */
+};
+
+/* One worker's part in a request. */
+struct part {
+    struct work work;
+    struct exchange *exchange;
+    _Atomic bool busy; /* set by the leader, cleared by the helper that goes */
 };
 
 struct exchange {
@@ -88,6 +104,11 @@ struct exchange {
     bool out_of_time; /* past the drain's deadline: the job was not done */
     size_t body_cap;  /* of req.body, without the padding */
     uint64_t discarded_bytes;
+
+    /* API_PARTS */
+    struct part *parts; /* [0] is the leader's */
+    size_t part_count;
+    _Atomic size_t parts_busy; /* who takes it to 0 makes the answer */
 
     /* a streamed body: the piece being filled, or being fed */
     char *piece;
@@ -208,6 +229,7 @@ static void exchange_free(struct exchange *x, bool sent)
     buf_free(&x->out);
     exchange_drop_body(x);
     mem_free(x->piece);
+    mem_free(x->parts);
     mem_free(x);
 }
 
@@ -219,6 +241,20 @@ static void exchange_fail(struct exchange *x, enum err_code code, const char *me
         stat_add(STAT_REJECTED_REQUESTS, 1);
         if (x->res.retry_after_seconds == 0) x->res.retry_after_seconds = 1;
     }
+}
+
+static bool is_out_of_time(const struct exchange *x)
+{
+    return atomic_load_explicit(&x->loop->http->out_of_time, memory_order_relaxed);
+}
+
+/* The workers' queue is full, or closed. */
+static void exchange_fail_full(struct exchange *x)
+{
+    if (x->loop->draining)
+        exchange_fail(x, ERR_SHUTTING_DOWN, "the server is stopping");
+    else
+        exchange_fail(x, ERR_OVERLOADED, "too many requests are waiting");
 }
 
 /* Deadline for whatever this request has to bring next; 0: it is our turn. */
@@ -258,12 +294,104 @@ static enum err_code exchange_feed(struct exchange *x)
     return rc;
 }
 
+/* ---- parts of one request ---- */
+
+static void exchange_leave(struct exchange *x)
+{
+    if (atomic_fetch_sub_explicit(&x->parts_busy, 1, memory_order_acq_rel) > 1) return;
+    x->out_of_time = is_out_of_time(x);
+    if (!x->out_of_time) api_join(x->loop->http->app, &x->req, &x->res);
+    loop_push_done(x);
+}
+
+/* Let workers that have nothing to do help. */
+static void exchange_spread(struct exchange *x)
+{
+    struct workers *workers = x->loop->http->workers;
+    long slack = x->part_count > 1 ? workers_slack(workers) : 0;
+
+    for (size_t i = 1; i < x->part_count && slack > 0; i++) {
+        struct part *p = &x->parts[i];
+        if (atomic_load_explicit(&p->busy, memory_order_acquire)) continue;
+        atomic_store_explicit(&p->busy, true, memory_order_relaxed);
+        atomic_fetch_add_explicit(&x->parts_busy, 1, memory_order_relaxed);
+        slack--;
+        if (workers_submit(workers, &p->work)) continue;
+        atomic_store_explicit(&p->busy, false, memory_order_relaxed);
+        atomic_fetch_sub_explicit(&x->parts_busy, 1, memory_order_relaxed);
+        return;
+    }
+}
+
+/* False: nothing is left. */
+static bool exchange_slice(struct exchange *x)
+{
+    uint64_t end = clock_ns() + SLICE_NS;
+
+    do
+        if (is_out_of_time(x) || !api_part(&x->req)) return false;
+    while (clock_ns() < end);
+    return true;
+}
+
+static void part_lead(void *ctx)
+{
+    struct part *p = ctx;
+    struct exchange *x = p->exchange;
+    struct workers *workers = x->loop->http->workers;
+
+    for (;;) {
+        exchange_spread(x);
+        if (!exchange_slice(x)) break;
+        if (workers_slack(workers) < 0 && workers_submit(workers, &p->work)) return;
+    }
+    exchange_leave(x);
+}
+
+static void part_help(void *ctx)
+{
+    struct part *p = ctx;
+    struct exchange *x = p->exchange;
+
+    while (exchange_slice(x) && workers_slack(x->loop->http->workers) >= 0)
+        continue;
+    atomic_store_explicit(&p->busy, false, memory_order_release);
+    exchange_leave(x);
+}
+
+/* False: no room, and *res says so.  True: it comes back over `done`. */
+static bool exchange_parts(struct exchange *x)
+{
+    x->part_count = x->req.part_count < PARTS_MAX ? x->req.part_count : PARTS_MAX;
+    x->parts = mem_zalloc(x->part_count * sizeof *x->parts);
+    for (size_t i = 0; i < x->part_count; i++) {
+        x->parts[i].exchange = x;
+        x->parts[i].work.fn = i == 0 ? part_lead : part_help;
+        x->parts[i].work.ctx = &x->parts[i];
+    }
+    x->job = JOB_PARTS;
+    atomic_store_explicit(&x->parts_busy, 1, memory_order_relaxed);
+    bool computes = x->req.may_block && !x->work.waits; /* this thread is one to compute on */
+    if (!computes && workers_submit(x->loop->http->workers, &x->parts[0].work)) return true;
+    if (!x->req.may_block) {
+        exchange_fail_full(x);
+        return false;
+    }
+    part_lead(&x->parts[0]);
+    return true;
+}
+
 /* On a worker, or in the loop with req.may_block false.  False: API_DEFER.  *waiting: the exchange
  * comes back over `done` by itself and must not be touched any more. */
 static bool exchange_dispatch(struct exchange *x, bool *waiting)
 {
     *waiting = false;
-    if (api_dispatch(x->loop->http->app, &x->req, &x->res) == API_DEFER) return false;
+    enum api_next next = api_dispatch(x->loop->http->app, &x->req, &x->res);
+    if (next == API_DEFER) return false;
+    if (next == API_PARTS) {
+        *waiting = exchange_parts(x);
+        return true;
+    }
     if (!x->res.wait_db) return true;
     x->job = JOB_AWAIT;
     *waiting = api_wait(&x->res, &x->req, exchange_durable, x);
@@ -288,7 +416,7 @@ static void exchange_work(void *ctx)
     struct exchange *x = ctx;
     bool waiting = false;
 
-    x->out_of_time = atomic_load_explicit(&x->loop->http->out_of_time, memory_order_relaxed);
+    x->out_of_time = is_out_of_time(x);
     x->req.may_block = true;
     if (!x->out_of_time) {
         switch (x->job) {
@@ -305,6 +433,7 @@ static void exchange_work(void *ctx)
                 exchange_produce(x); /* an empty piece is not worth a round through the loop */
             while (x->out_rc == ERR_OK && !x->out_last && x->out.len == 0);
             break;
+        case JOB_PARTS:
         case JOB_AWAIT:
             break;
         }
@@ -315,9 +444,7 @@ static void exchange_work(void *ctx)
 /* Suspend and let a worker do `job`.  False: no room. */
 static bool exchange_submit(struct exchange *x, enum exchange_job job)
 {
-    if (x->loop->draining &&
-        atomic_load_explicit(&x->loop->http->out_of_time, memory_order_relaxed))
-        return false;
+    if (x->loop->draining && is_out_of_time(x)) return false;
     x->job = job;
     x->work.fn = exchange_work;
     x->work.ctx = x;
@@ -338,6 +465,7 @@ static void exchange_return(struct exchange *x)
         exchange_expect(x, x->loop->http->timeout_ns); /* each piece has its own deadline */
         break;
     case JOB_DISPATCH:
+    case JOB_PARTS:
     case JOB_AWAIT:
         x->state = EXCHANGE_ANSWER;
         if (x->out_of_time) {
@@ -569,6 +697,7 @@ static enum MHD_Result exchange_begin(struct exchange *x)
         return MHD_YES;
     case API_BODY:
     case API_DEFER:
+    case API_PARTS:
         break;
     }
     x->state = EXCHANGE_BODY;
@@ -664,10 +793,7 @@ static enum MHD_Result exchange_run(struct exchange *x)
         x->state = EXCHANGE_BUSY;
         return MHD_YES;
     }
-    if (x->loop->draining)
-        exchange_fail(x, ERR_SHUTTING_DOWN, "the server is stopping");
-    else
-        exchange_fail(x, ERR_OVERLOADED, "too many requests are waiting");
+    exchange_fail_full(x);
     return exchange_answer(x);
 }
 

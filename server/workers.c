@@ -138,6 +138,14 @@ bool workers_submit(struct workers *w, struct work *work)
     return taken;
 }
 
+long workers_slack(struct workers *w)
+{
+    mutex_lock(&w->mu);
+    long slack = (long)w->lines[0].idle_count - (long)w->lines[0].queue_count;
+    mutex_unlock(&w->mu);
+    return slack;
+}
+
 void workers_stop(struct workers *w)
 {
     if (w) workers_join(w);

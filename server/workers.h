@@ -35,6 +35,10 @@ MUST_CHECK enum err_code workers_start(size_t threads, size_t queue_count_max, s
  * until fn is called.  Any thread. */
 MUST_CHECK bool workers_submit(struct workers *workers, struct work *work);
 
+/* Of the line that computes: threads with nothing to do, less work that nobody has begun. Negative:
+ * somebody waits.  Any thread; it may be different a moment later. */
+long workers_slack(struct workers *workers);
+
 /* Do what is queued, join the threads, free everything.  NULL is fine. */
 void workers_stop(struct workers *workers);
 

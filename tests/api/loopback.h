@@ -12,6 +12,7 @@
 
 #include <cmocka.h>
 #include <jansson.h>
+#include <pthread.h>
 
 #include "api/api.h"
 
@@ -22,7 +23,7 @@ struct answer {
     size_t len;
     char content_type[64], request_id[65], allow[96], warning[128], etag[32];
     uint32_t retry_after_seconds;
-    bool close, deferred, streamed;
+    bool close, deferred, has_parts, streamed;
     char headers[1024]; /* "Name: value\n"... */
     json_t *json;       /* of the body, NULL if it is none */
 };
@@ -46,6 +47,24 @@ static inline void answer_drop(struct answer *a)
 static inline void loopback_done(void *ctx)
 {
     __atomic_store_n((int *)ctx, 1, __ATOMIC_RELEASE);
+}
+
+static inline void *loopback_part(void *req)
+{
+    while (api_part(req))
+        continue;
+    return NULL;
+}
+
+/* On three threads. */
+static inline void loopback_parts(struct api_request *req)
+{
+    pthread_t helpers[2];
+    for (int i = 0; i < 2; i++)
+        assert_int_equal(pthread_create(&helpers[i], NULL, loopback_part, req), 0);
+    loopback_part(req);
+    for (int i = 0; i < 2; i++)
+        pthread_join(helpers[i], NULL);
 }
 
 /* `target` is path and query.  Frees what *a held. */
@@ -100,6 +119,12 @@ static inline void loopback(struct api_app *app, struct answer *a, const char *m
             req.may_block = true;
             next = api_dispatch(app, &req, &res);
         }
+    }
+    if (next == API_PARTS) {
+        a->has_parts = true;
+        loopback_parts(&req);
+        api_join(app, &req, &res);
+        next = API_DONE;
     }
     assert_int_equal(next, API_DONE);
     int durable = 0;

@@ -8,6 +8,8 @@
  *   /durable       answered when a thread of ours says so;  ?fail: it says that it failed
  *   /import        streamed body: bytes and a sum;  ?fail: the second piece is refused
  *   /dump?N        streamed answer of N pieces of 100,000 bytes;  ?-N: broken off after N
+ *   /meet          two parts that wait for each other
+ *   /parts         parts without end, until fake.enough;  /parts?defer: dispatched on a worker
  *   /empty         204
  */
 #include <assert.h>
@@ -25,7 +27,9 @@ enum { FAKE_PIECE = 100000 };
 static struct {
     sem_t gate;    /* /gate waits for it             */
     sem_t at_gate; /* and says here that it is there */
-    _Atomic int begun, ended, sent;
+    sem_t met[2];  /* /meet                          */
+    _Atomic bool enough;
+    _Atomic int begun, ended, sent, parts;
 } fake;
 
 struct fake_stream {
@@ -87,6 +91,51 @@ static enum err_code fake_produce(struct api_request *req, struct buf *out, bool
     return ERR_OK;
 }
 
+/* `bytes` counts parts. */
+static bool fake_meet(struct api_request *req)
+{
+    struct fake_stream *s = req->stream;
+    uint64_t i = __atomic_fetch_add(&s->bytes, 1, __ATOMIC_RELAXED);
+
+    assert(req->part_count == 2);
+    if (i >= 2) return false;
+    sem_post(&fake.met[i]);
+    sem_wait(&fake.met[!i]);
+    return true;
+}
+
+static bool fake_part(struct api_request *req)
+{
+    struct fake_stream *s = req->stream;
+
+    __atomic_fetch_add(&s->bytes, 1, __ATOMIC_RELAXED);
+    atomic_fetch_add(&fake.parts, 1);
+    return !fake.enough;
+}
+
+static enum err_code fake_join(struct api_request *req, struct api_response *res, struct err *err)
+{
+    struct fake_stream *s = req->stream;
+
+    (void)err;
+    fake_answer(res, 200);
+    buf_printf(&res->body, "parts %s", s->bytes >= 2 ? "many" : "few");
+    return ERR_OK;
+}
+
+bool api_part(struct api_request *req)
+{
+    return req->part(req);
+}
+
+void api_join(struct api_app *app, struct api_request *req, struct api_response *res)
+{
+    struct err err;
+
+    (void)app;
+    if (req->join(req, res, &err)) abort();
+}
+
 enum api_next api_dispatch(struct api_app *app, struct api_request *req, struct api_response *res)
 {
     (void)app;
@@ -94,6 +143,14 @@ enum api_next api_dispatch(struct api_app *app, struct api_request *req, struct 
     if (fake_is(req, "/gate")) {
         sem_post(&fake.at_gate);
         sem_wait(&fake.gate);
+    }
+    if (fake_is(req, "/meet") || fake_is(req, "/parts")) {
+        if (req->query && !req->may_block) return API_DEFER;
+        req->stream = calloc(1, sizeof(struct fake_stream));
+        req->part = fake_is(req, "/meet") ? fake_meet : fake_part;
+        req->join = fake_join;
+        req->part_count = fake_is(req, "/meet") ? 2 : 1000;
+        return API_PARTS;
     }
     fake_answer(res, 200);
     if (fake_is(req, "/empty")) {

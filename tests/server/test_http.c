@@ -67,9 +67,12 @@ static void server_start_with(struct server *s, size_t workers, size_t connectio
     };
 
     memset(s, 0, sizeof *s);
-    fake.begun = fake.ended = fake.sent = 0;
+    fake.begun = fake.ended = fake.sent = fake.parts = 0;
+    fake.enough = false;
     sem_init(&fake.gate, 0, 0);
     sem_init(&fake.at_gate, 0, 0);
+    sem_init(&fake.met[0], 0, 0);
+    sem_init(&fake.met[1], 0, 0);
     assert_int_equal(workers_start(workers, 1024, &s->workers, &err), ERR_OK);
     assert_int_equal(http_start(&http, &s->app, s->workers, &s->http, &err), ERR_OK);
     assert_int_equal(listener_open(&listener, &s->listener, &err), ERR_OK);
@@ -97,6 +100,8 @@ static void server_stop(struct server *s)
     listener_close(s->listener);
     sem_destroy(&fake.gate);
     sem_destroy(&fake.at_gate);
+    sem_destroy(&fake.met[0]);
+    sem_destroy(&fake.met[1]);
     assert_true(fake.ended >= fake.begun); /* more, if refused before api_begin() */
 }
 
@@ -646,6 +651,93 @@ static void a_client_may_leave_while_its_request_is_worked_on(void **state)
     assert_int_equal(fake.ended, 2);
 }
 
+static void await_idle_workers(struct server *s)
+{
+    while (workers_slack(s->workers) < 2)
+        sched_yield();
+}
+
+static void parts_of_a_request_run_side_by_side(void **state)
+{
+    struct server s;
+    (void)state;
+    server_start(&s);
+    int fd = client_connect(&s);
+    for (int i = 0; i < 50; i++) {
+        await_idle_workers(&s);
+        EXPECT(fd, "GET /meet HTTP/1.1\r\nHost: x\r\n\r\n", 200, "parts many");
+        await_idle_workers(&s);
+        EXPECT(fd, "GET /meet?defer HTTP/1.1\r\nHost: x\r\n\r\n", 200, "parts many");
+    }
+    close(fd);
+    server_stop(&s);
+}
+
+static void await_parts(int more)
+{
+    int before = fake.parts;
+    while (fake.parts < before + more)
+        sched_yield();
+}
+
+static bool arrives_at_gate(void)
+{
+    struct timespec limit;
+    clock_gettime(CLOCK_REALTIME, &limit);
+    limit.tv_sec += 10;
+    return sem_timedwait(&fake.at_gate, &limit) == 0;
+}
+
+/* Three of them, on two workers, that do not end; all the others go on. */
+static void parts_without_end_hold_up_nobody(void **state)
+{
+    struct server s;
+    int fds[3];
+    (void)state;
+    server_start(&s);
+    for (int i = 0; i < 3; i++) {
+        fds[i] = client_connect(&s);
+        client_say(fds[i], i == 1 ? "GET /parts?defer HTTP/1.1\r\nHost: x\r\n\r\n"
+                                  : "GET /parts HTTP/1.1\r\nHost: x\r\n\r\n");
+    }
+    await_parts(1000);
+    int fd = client_connect(&s);
+    for (int i = 0; i < 20; i++)
+        EXPECT(fd, "GET /defer HTTP/1.1\r\nHost: x\r\n\r\n", 200, "GET /defer? 0 ");
+    await_parts(1000);
+    /* Both workers, if need be. */
+    int other = client_connect(&s);
+    client_say(fd, "GET /gate HTTP/1.1\r\nHost: x\r\n\r\n");
+    client_say(other, "GET /gate HTTP/1.1\r\nHost: x\r\n\r\n");
+    assert_true(arrives_at_gate() && arrives_at_gate());
+    sem_post(&fake.gate);
+    sem_post(&fake.gate);
+    EXPECT(fd, "", 200, "GET /gate? 0 ");
+    EXPECT(other, "", 200, "GET /gate? 0 ");
+    close(other);
+    fake.enough = true;
+    for (int i = 0; i < 3; i++) {
+        EXPECT(fds[i], "", 200, "parts many");
+        close(fds[i]);
+    }
+    close(fd);
+    server_stop(&s);
+}
+
+static void parts_end_with_the_time_of_the_server(void **state)
+{
+    struct server s;
+    (void)state;
+    server_start_with(&s, 2, 100, 20, 100);
+    int fd = client_connect(&s);
+    client_say(fd, "GET /parts HTTP/1.1\r\nHost: x\r\n\r\n");
+    await_parts(1000);
+    server_drain(&s);
+    EXPECT(fd, "", 503, "shutting_down: the server is stopping");
+    close(fd);
+    server_stop(&s);
+}
+
 static void one_connection_too_many_is_told_so(void **state)
 {
     struct server s;
@@ -822,6 +914,9 @@ int main(void)
         cmocka_unit_test(many_simultaneous_requests_are_all_answered),
         cmocka_unit_test(pipelined_requests_are_answered_in_order),
         cmocka_unit_test(a_client_may_leave_while_its_request_is_worked_on),
+        cmocka_unit_test(parts_of_a_request_run_side_by_side),
+        cmocka_unit_test(parts_without_end_hold_up_nobody),
+        cmocka_unit_test(parts_end_with_the_time_of_the_server),
         cmocka_unit_test(one_connection_too_many_is_told_so),
         cmocka_unit_test(a_request_that_drips_in_is_cut_off),
         cmocka_unit_test(requests_under_way_are_answered_before_the_end),

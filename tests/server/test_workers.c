@@ -194,6 +194,35 @@ static void work_may_hand_itself_over_again(void **state)
     assert_int_equal(job.runs, 51);
 }
 
+static void slack_is_who_is_idle_less_what_waits(void **state)
+{
+    struct workers *w = start(3, 10);
+    struct job jobs[6], waiting;
+    sem_t begun, go;
+    (void)state;
+    sem_init(&begun, 0, 0);
+    sem_init(&go, 0, 0);
+    job_init(&waiting, w, hold, &begun, &go);
+    waiting.work.waits = true; /* the other line */
+    assert_true(workers_submit(w, &waiting.work));
+    sem_wait(&begun);
+    while (workers_slack(w) < 3) /* until all have begun to wait for work */
+        sched_yield();
+    for (int i = 0; i < 6; i++) {
+        job_init(&jobs[i], w, hold, &begun, &go);
+        assert_true(workers_submit(w, &jobs[i].work));
+        if (i < 3) sem_wait(&begun);
+        assert_int_equal(workers_slack(w), 2 - i);
+    }
+    for (int i = 0; i < 7; i++)
+        sem_post(&go);
+    while (workers_slack(w) < 3)
+        sched_yield();
+    workers_stop(w);
+    sem_destroy(&begun);
+    sem_destroy(&go);
+}
+
 static void stopping_nothing_is_fine(void **state)
 {
     (void)state;
@@ -208,6 +237,7 @@ int main(void)
         cmocka_unit_test(first_come_is_first_begun),
         cmocka_unit_test(work_that_waits_does_not_hold_up_work_that_computes),
         cmocka_unit_test(work_may_hand_itself_over_again),
+        cmocka_unit_test(slack_is_who_is_idle_less_what_waits),
         cmocka_unit_test(stopping_nothing_is_fine),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
