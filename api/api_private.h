@@ -1,8 +1,8 @@
 /*
  * api_private.h - what the files of api/ share: routes, queries, helpers of handlers.
  *
- * A handler returns ERR_OK with *res filled, or an error.  ERR_WOULD_BLOCK and ERR_WOULD_COMPUTE (it
- * must not have changed anything) mean: once more on a thread that may wait, or has the time.
+ * A handler returns ERR_OK with *res filled, or an error.  ERR_WOULD_BLOCK and ERR_WOULD_COMPUTE
+ * (it must not have changed anything) mean: once more on a thread that may wait, or has the time.
  */
 #ifndef API_API_PRIVATE_H
 #define API_API_PRIVATE_H
@@ -79,7 +79,7 @@ extern const char openapi_json_end[];
 
 /* ---- metrics_text.c ---- */
 
-extern struct histogram metrics_search_exact;
+extern struct histogram metrics_search[SEARCH_STRATEGY_COUNT];
 /* `route` may be NULL (no such route). */
 void metrics_note_request(const struct api_route *route, const char *method, int status,
                           uint64_t ns);

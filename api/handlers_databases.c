@@ -206,13 +206,39 @@ static void put_common(struct buf *out, const struct database_info *info)
     }
 }
 
-/* Every row is searched exactly: nothing waits for an index. */
+static void put_count_or_null(struct buf *out, const char *name, bool known, uint64_t value)
+{
+    buf_printf(out, ",\"%s\":", name);
+    if (known)
+        json_put_u64(out, value);
+    else
+        buf_str(out, "null");
+}
+
 static void put_index_state(struct buf *out, const struct database_info *info)
 {
-    buf_printf(out,
-               "{\"state\":\"exact\",\"indexed_count\":%" PRIu64
-               ",\"pending_count\":0,\"progress\":1,\"eta_ms\":0}",
-               info->vector_count);
+    static const char *const states[INDEX_STATE_COUNT] = {"exact", "building", "linking", "ready"};
+    const struct vector_index_info *ix = &info->index;
+    /* A closed database is not opened to be asked; an option needs no asking. */
+    bool exact = info->open ? ix->state == INDEX_STATE_NONE : info->schema.index.kind == INDEX_FLAT;
+    bool known = info->open || exact, has_graph = known && !exact;
+
+    buf_printf(out, "{\"state\":\"%s\"", exact ? "exact" : known ? states[ix->state] : "closed");
+    put_count_or_null(out, "indexed_count", known, exact ? info->vector_count : ix->indexed_count);
+    put_count_or_null(out, "pending_count", known, exact ? 0 : ix->pending_count);
+    buf_str(out, ",\"progress\":");
+    json_put_double(out, exact ? 1 : known ? ix->progress : NAN);
+    put_count_or_null(out, "eta_ms", known, ix->eta_ms);
+    buf_str(out, ",\"codec\":");
+    if (has_graph)
+        json_put_str(out, codec_name(ix->codec));
+    else
+        buf_str(out, "null");
+    put_count_or_null(out, "memory_bytes", known, ix->memory_bytes);
+    buf_str(out, ",\"recall_estimate\":");
+    json_put_double(out, has_graph && ix->recall_samples ? ix->recall_estimate : NAN);
+    put_count_or_null(out, "recall_samples", known, ix->recall_samples);
+    buf_str(out, "}");
 }
 
 static void put_description(struct buf *out, const struct database_info *info)
@@ -271,8 +297,8 @@ enum err_code databases_stats(struct api_app *app, struct api_request *req,
     }
     buf_str(out, ",\"index\":");
     put_index_state(out, &info);
-    buf_printf(out, ",\"memory\":{\"vector_bytes\":%" PRIu64 "}}\n",
-               info.vector_count * info.schema.dimension * sizeof(float));
+    buf_printf(out, ",\"memory\":{\"vector_bytes\":%" PRIu64 ",\"index_bytes\":%" PRIu64 "}}\n",
+               info.vector_count * info.schema.dimension * sizeof(float), info.index.memory_bytes);
     database_info_deinit(&info);
     return ERR_OK;
 }

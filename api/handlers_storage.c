@@ -57,7 +57,9 @@ enum err_code storage_stats(struct api_app *app, struct api_request *req, struct
     }
     buf_printf(out, "},\"disk\":{\"free_bytes\":%" PRIu64 ",\"total_bytes\":%" PRIu64 "}",
                s.disk_free_bytes, s.disk_total_bytes);
-    buf_printf(out, ",\"memory\":{\"rss_bytes\":%" PRIu64 "},\"uptime_seconds\":%" PRIu64 "}\n",
-               process_rss_bytes(), (clock_ns() - app->started_ns) / 1000000000);
+    buf_printf(out,
+               ",\"memory\":{\"rss_bytes\":%" PRIu64 ",\"index_bytes\":%" PRIu64
+               "},\"uptime_seconds\":%" PRIu64 "}\n",
+               process_rss_bytes(), s.index_bytes, (clock_ns() - app->started_ns) / 1000000000);
     return ERR_OK;
 }

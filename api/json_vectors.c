@@ -10,7 +10,8 @@
 #include "api/float_text.h"
 #include "storage/base/utf8.h"
 
-enum { TOP_K_MAX = 10000, SEARCH_DEPTH_MAX = 20000 };
+enum { TOP_K_MAX = 10000, SEARCH_DEPTH_MAX = 20000, EF_MAX = 32768, OVERSAMPLING_MAX = 100 };
+static const double RECALL_MIN = 0.5;
 
 static enum err_code no_memory(struct err *err)
 {
@@ -395,17 +396,17 @@ static enum err_code scan_bool(struct json_scan *s, const char *name, bool *out,
     return ERR_OK;
 }
 
-/* How hard to try: an exact answer satisfies all of them, but they must make sense. */
-static enum err_code scan_params(struct json_scan *s, struct err *err)
+/* How hard to look.  Whoever says more than one thing gets the surest of them: exact, then ef, then
+ * recall. */
+static enum err_code scan_params(struct json_scan *s, struct search_query *query, struct err *err)
 {
     enum { EXACT, EF, RECALL, RESCORE, OVERSAMPLING };
     static const char *const names[] = {"exact", "ef", "recall", "rescore", "oversampling", NULL};
     struct json_text key;
     uint32_t seen = 0;
     int field;
-    bool more, flag;
-    uint64_t n;
-    double x;
+    bool more, rescore = true;
+    uint64_t ef = 0;
     if (json_scan_peek(s) != '{')
         return json_scan_mistyped(s, ERR_INVALID_REQUEST,
                                   "has \"params\" that is not a JSON object", err);
@@ -418,19 +419,24 @@ static enum err_code scan_params(struct json_scan *s, struct err *err)
         }
         switch (field) {
         case EXACT:
-        case RESCORE:
-            rc = scan_bool(s, names[field], &flag, err);
+            rc = scan_bool(s, "params.exact", &query->exact, err);
             break;
         case EF:
-            rc = scan_u64(s, "ef", 1, 100000, &n, err);
+            rc = scan_u64(s, "params.ef", 1, EF_MAX, &ef, err);
             break;
         case RECALL:
-            rc = scan_double(s, "recall", 0, 1, &x, err);
+            rc = scan_double(s, "params.recall", RECALL_MIN, 1, &query->recall, err);
+            break;
+        case RESCORE:
+            rc = scan_bool(s, "params.rescore", &rescore, err);
             break;
         default:
-            rc = scan_double(s, "oversampling", 1, 100, &x, err);
+            rc = scan_double(s, "params.oversampling", 1, OVERSAMPLING_MAX, &query->oversampling,
+                             err);
         }
     }
+    query->ef = (uint32_t)ef;
+    query->no_rescore = !rescore;
     return rc;
 }
 
@@ -513,7 +519,7 @@ enum err_code json_vector_search(struct json_scan *s, const struct vector_rules 
             search->query.has_max_distance = true;
             break;
         case PARAMS:
-            rc = scan_params(s, err);
+            rc = scan_params(s, &search->query, err);
             break;
         case EXPLAIN:
             rc = scan_bool(s, "explain", &search->explain, err);

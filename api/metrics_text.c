@@ -4,6 +4,9 @@
 #include <unistd.h>
 
 #include "api/api_private.h"
+#include "storage/base/mem.h"
+
+enum { RECALL_DATABASES_MAX = 100 }; /* labels are bounded */
 
 /* Statuses that a route can answer with; each has one slot, the last takes what is left. */
 static const int STATUSES[] = {200, 201, 204, 400, 401, 403, 404, 405, 409, 410, 411,
@@ -18,7 +21,7 @@ enum { METHOD_COUNT = sizeof METHODS / sizeof *METHODS };
 static struct histogram by_route[ROUTE_COUNT][STATUS_COUNT];
 static struct histogram unmatched[METHOD_COUNT][STATUS_COUNT];
 
-struct histogram metrics_search_exact;
+struct histogram metrics_search[SEARCH_STRATEGY_COUNT];
 
 void metrics_note_request(const struct api_route *route, const char *method, int status,
                           uint64_t ns)
@@ -112,12 +115,43 @@ static void put_requests(struct buf *out)
     }
 }
 
+/* A label's value with its quotes. */
+static void put_label(struct buf *out, const char *text)
+{
+    buf_str(out, "\"");
+    for (; *text; text++) {
+        if (*text == '\n')
+            buf_str(out, "\\n");
+        else
+            buf_printf(out, *text == '"' || *text == '\\' ? "\\%c" : "%c", *text);
+    }
+    buf_str(out, "\"");
+}
+
 static void put_gauge(struct buf *out, const char *name, const char *help, double value)
 {
     put_head(out, name, "gauge", help);
     buf_printf(out, "jadevectordb_%s ", name);
     json_put_double(out, value);
     buf_str(out, "\n");
+}
+
+/* Of a database that has been measured; without one there is no such family. */
+static void put_recall(struct api_app *app, struct buf *out)
+{
+    struct recall_estimate *list = mem_zalloc(RECALL_DATABASES_MAX * sizeof *list);
+    size_t count = service_recall_estimates(app->service, list, RECALL_DATABASES_MAX);
+    if (count)
+        put_head(out, "recall_estimate", "gauge",
+                 "Share of the nearest vectors that searches found, measured again in idle time");
+    for (size_t i = 0; i < count; i++) {
+        buf_str(out, "jadevectordb_recall_estimate{database=");
+        put_label(out, list[i].name);
+        buf_str(out, "} ");
+        json_put_double(out, list[i].recall);
+        buf_str(out, "\n");
+    }
+    mem_free(list);
 }
 
 void metrics_write(struct api_app *app, struct buf *out)
@@ -135,7 +169,11 @@ void metrics_write(struct api_app *app, struct buf *out)
     put_gauge(out, "max_open_files", "Limit of open database files", (double)s.max_open_files);
     put_gauge(out, "flush_duration_ms", "Duration of the last flush in milliseconds",
               s.last_flush_ms);
-    put_gauge(out, "pending_index_vectors", "Vectors that wait to be linked into an index", 0);
+    put_gauge(out, "pending_index_vectors", "Vectors that wait to be linked into an index",
+              (double)s.index_pending);
+    put_gauge(out, "index_memory_bytes", "Memory of the graphs of open databases",
+              (double)s.index_bytes);
+    put_recall(app, out);
     put_gauge(out, "scrub_progress_ratio", "Progress of the current scrub; 1 between two",
               s.scrub_progress);
     put_gauge(out, "disk_free_bytes", "Free bytes of the file system below the data directory",
@@ -156,6 +194,10 @@ void metrics_write(struct api_app *app, struct buf *out)
 #include "storage/base/metrics.def"
 
     put_head(out, "search_duration_seconds", "histogram", "Duration of one search");
-    put_histogram(out, "search_duration_seconds", "strategy=\"exact\",", &metrics_search_exact);
+    for (int i = 0; i < SEARCH_STRATEGY_COUNT; i++) {
+        char label[40];
+        snprintf(label, sizeof label, "strategy=\"%s\",", search_strategy_name(i));
+        put_histogram(out, "search_duration_seconds", label, &metrics_search[i]);
+    }
     put_requests(out);
 }

@@ -810,7 +810,25 @@ static void nearest_rows_come_first(void **unused)
          "{\"data\":[0,0],\"params\":{\"exact\":true,\"ef\":10,\"recall\":0.95,\"rescore\":true,"
          "\"oversampling\":2.0},\"explain\":true}");
     expect(&a, 200, NULL);
-    assert_true(json_is_object(field("explain")));
+    static const char *const members[] = {"plan",
+                                          "ef",
+                                          "candidates",
+                                          "visited",
+                                          "distance_computations",
+                                          "code_distances",
+                                          "row_distances",
+                                          "unlinked",
+                                          "expected_recall",
+                                          "stages"};
+    static const char *const stages[] = {"parse_us",   "filter_us", "graph_us",  "unlinked_us",
+                                         "rescore_us", "read_us",   "search_us", "encode_us"};
+    for (size_t i = 0; i < sizeof members / sizeof *members; i++)
+        if (!json_object_get(field("explain"), members[i])) fail_msg("no %s", members[i]);
+    for (size_t i = 0; i < sizeof stages / sizeof *stages; i++)
+        assert_true(json_is_number(
+            json_object_get(json_object_get(field("explain"), "stages"), stages[i])));
+    has("\"ef\":null,\"candidates\":4,");
+    has("\"expected_recall\":1,");
     post("/api/v1/databases/docs/search/batch",
          "{\"searches\":[{\"data\":[0,0],\"top_k\":1},{\"data\":[6,8],\"top_k\":2}]}");
     expect(&a, 200, NULL);
@@ -818,6 +836,95 @@ static void nearest_rows_come_first(void **unused)
     assert_int_equal(json_array_size(json_array_get(field("results"), 1)), 2);
     get("/metrics");
     has("jadevectordb_search_duration_seconds_count{strategy=\"exact\"} ");
+    has("jadevectordb_search_duration_seconds_count{strategy=\"graph\"} ");
+    has("jadevectordb_search_duration_seconds_count{strategy=\"filtered_graph\"} ");
+    assert_null(strstr(a.body, "recall_estimate")); /* nothing was measured */
+}
+
+/* {"vector_id":0,"data":[0,...]}, ... */
+static void fill(const char *name, size_t count, size_t dimension)
+{
+    char *body = malloc(100 + count * (40 + dimension * 8)), *p = body, target[100];
+    p += sprintf(p, "{\"vectors\":[");
+    for (size_t i = 0; i < count; i++) {
+        p += sprintf(p, "%s{\"vector_id\":%zu,\"data\":[", i ? "," : "", i);
+        for (size_t k = 0; k < dimension; k++)
+            p += sprintf(p, "%s%zu", k ? "," : "", i * (k == 0));
+        p += sprintf(p, "]}");
+    }
+    strcpy(p, "]}");
+    snprintf(target, sizeof target, "/api/v1/databases/%s/vectors/batch", name);
+    post(target, body);
+    expect(&a, 200, NULL);
+    free(body);
+}
+
+/* Enough work that no thread is left without. */
+static void a_batch_answers_each_search_in_order(void **unused)
+{
+    (void)unused;
+    enum { SEARCHES = 300, ROWS = 1000 };
+    create("docs", "{\"dimension\":16,\"distance_metric\":\"euclidean\"}");
+    fill("docs", ROWS, 16);
+    char *body = malloc(100 + SEARCHES * 100), *p = body;
+    p += sprintf(p, "{\"searches\":[");
+    for (int i = 0; i < SEARCHES; i++)
+        p += sprintf(p, "%s{\"vector_id\":%d,\"top_k\":%d,\"explain\":%s}", i ? "," : "", i * 3,
+                     1 + i % 5, i % 2 ? "true" : "false");
+    strcpy(p, "]}");
+    post("/api/v1/databases/docs/search/batch", body);
+    expect(&a, 200, NULL);
+    assert_true(a.has_parts);
+    assert_false(a.deferred);
+    assert_string_equal(text("strategy"), "exact");
+    assert_true(json_is_true(field("complete")));
+    assert_int_equal(json_array_size(field("results")), SEARCHES);
+    assert_int_equal(json_array_size(field("searches")), SEARCHES);
+    for (size_t i = 0; i < SEARCHES; i++) {
+        json_t *hits = json_array_get(field("results"), i),
+               *info = json_array_get(field("searches"), i);
+        assert_int_equal(json_array_size(hits), 1 + i % 5);
+        json_int_t nearest =
+            json_integer_value(json_object_get(json_array_get(hits, 0), "vector_id"));
+        /* Of two at distance 1 the lower id, and never the vector itself. */
+        assert_int_equal(nearest, i == 0 ? 1 : i * 3 - 1);
+        assert_string_equal(json_string_value(json_object_get(info, "strategy")), "exact");
+        assert_true(json_is_integer(json_object_get(info, "took_us")));
+        assert_int_equal(json_is_object(json_object_get(info, "explain")), i % 2);
+    }
+    /* The first that fails is told, whichever thread came to it. */
+    p = body;
+    p += sprintf(p, "{\"searches\":[");
+    for (int i = 0; i < SEARCHES; i++)
+        p += sprintf(p, "%s{\"vector_id\":%d}", i ? "," : "", i < SEARCHES / 2 ? i : ROWS + i);
+    strcpy(p, "]}");
+    for (int i = 0; i < 20; i++) {
+        post("/api/v1/databases/docs/search/batch", body);
+        expect(&a, 404, "vector_not_found");
+        if (!strstr(answer_message(&a), "search 151: database \"docs\" has no vector \"1150\""))
+            fail_msg("%s", a.body);
+    }
+    free(body);
+}
+
+static void a_short_batch_is_answered_at_once(void **unused)
+{
+    (void)unused;
+    create("docs", "{\"dimension\":2,\"distance_metric\":\"euclidean\"}");
+    fill("docs", 3, 2);
+    post("/api/v1/databases/docs/search/batch",
+         "{\"searches\":[{\"data\":[0,0]},{\"data\":[2,0]}]}");
+    expect(&a, 200, NULL);
+    assert_false(a.has_parts || a.deferred);
+    assert_int_equal(json_array_size(field("results")), 2);
+    post("/api/v1/databases/docs/search/batch", "{\"searches\":[]}");
+    expect(&a, 200, NULL);
+    assert_int_equal(json_array_size(field("results")), 0);
+    assert_true(json_is_null(field("strategy")));
+    post("/api/v1/databases/docs/search/batch",
+         "{\"searches\":[{\"data\":[0,0]},{\"vector_id\":9}]}");
+    expect(&a, 404, "vector_not_found");
+    has("search 2: database");
 }
 
 static void wrong_searches_are_refused(void **unused)
@@ -839,10 +946,20 @@ static void wrong_searches_are_refused(void **unused)
         {"{\"data\":[1,2],\"include\":[\"x\"]}", "invalid_request", "include"},
         {"{\"data\":[1,2],\"include\":\"data\"}", "invalid_request", "include"},
         {"{\"data\":[1,2],\"min_score\":\"x\"}", "invalid_request", "min_score"},
-        {"{\"data\":[1,2],\"params\":{\"recall\":2}}", "invalid_request", "recall"},
-        {"{\"data\":[1,2],\"params\":{\"ef\":0}}", "invalid_request", "ef"},
-        {"{\"data\":[1,2],\"params\":{\"exact\":1}}", "invalid_request", "exact"},
-        {"{\"data\":[1,2],\"params\":{\"oversampling\":0.5}}", "invalid_request", "oversampling"},
+        {"{\"data\":[1,2],\"params\":5}", "invalid_request", "\"params\""},
+        {"{\"data\":[1,2],\"params\":{\"effort\":9}}", "invalid_request",
+         "the search has \"params\" that has an unknown field \"effort\""},
+        {"{\"data\":[1,2],\"params\":{\"recall\":1.01}}", "invalid_request",
+         "\"params.recall\" that is not a number from 0.5 to 1"},
+        {"{\"data\":[1,2],\"params\":{\"recall\":0.49}}", "invalid_request", "0.5 to 1"},
+        {"{\"data\":[1,2],\"params\":{\"ef\":0}}", "invalid_request",
+         "\"params.ef\" that is not an integer from 1 to 32768"},
+        {"{\"data\":[1,2],\"params\":{\"ef\":32769}}", "invalid_request", "1 to 32768"},
+        {"{\"data\":[1,2],\"params\":{\"exact\":1}}", "invalid_request", "params.exact"},
+        {"{\"data\":[1,2],\"params\":{\"rescore\":\"no\"}}", "invalid_request", "params.rescore"},
+        {"{\"data\":[1,2],\"params\":{\"oversampling\":0.5}}", "invalid_request",
+         "\"params.oversampling\" that is not a number from 1 to 100"},
+        {"{\"data\":[1,2],\"params\":{\"oversampling\":101}}", "invalid_request", "1 to 100"},
         {"{\"data\":[1,2],\"group_by\":\"a\"}", "invalid_request", "group_by"},
         {"{\"data\":[1,2]]", "invalid_json", "at byte 13"},
     };
@@ -981,6 +1098,8 @@ int main(void)
         T(rows_are_listed_in_id_order),
         T(a_long_page_ends_early_with_a_cursor),
         T(nearest_rows_come_first),
+        T(a_batch_answers_each_search_in_order),
+        T(a_short_batch_is_answered_at_once),
         T(wrong_searches_are_refused),
         T(the_keys_of_the_guide_are_there),
         T(metrics_are_well_formed_and_cumulative),
