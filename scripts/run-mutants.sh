@@ -4,8 +4,10 @@
 #
 # A patch says in a line "tests: EXPRESSION" which fault tests (pytest -k) see the daemon do it
 # wrong; they run first, then the unit tests of the storage, then all other fault tests, up to the
-# first that is red.  A mutant that no test catches fails the run, and so does a patch that no longer
-# applies: the code that it was about has changed, and it must follow.
+# first that is red.  Before the first mutant the sources as they are must be green in the tests that
+# the patches name and in the unit tests.  A mutant that no test catches fails the run, and so does a
+# patch that no longer applies: the code that it was about has changed, and it must follow.  Only a
+# test that failed has caught something; one that could not run (ERROR) has not.
 set -eu
 
 cd "$(dirname "$0")/.."
@@ -27,10 +29,12 @@ compile() {
         "$build/jadevectordb-cli" fault-tools unit-programs >"$log" 2>&1
 }
 
-# red: the first test that fails, or nothing.
+# The first test that fails, or nothing.
 faults() {
-    scripts/run-fault-tests.sh "$build" -x --tb=no -k "$1" >"$log" 2>&1 ||
-        sed -n 's/^\(FAILED\|ERROR\) \([^ ]*\).*/\2/p' "$log" | head -n 1
+    scripts/run-fault-tests.sh "$build" -x --tb=no -k "$1" >"$log" 2>&1 && return
+    failed=$(sed -n 's/^FAILED \([^ ]*\).*/\1/p' "$log" | head -n 1)
+    [ -n "$failed" ] || { echo "no test failed, but they did not all run:"; tail -n 3 "$log"; } >&2
+    echo "$failed"
 }
 units() {
     for source in tests/storage/test_*.c tests/storage/*/test_*.c; do
@@ -42,11 +46,27 @@ units() {
     done
 }
 
+chosen() {
+    [ $# -gt 1 ] || return 0
+    name=$1
+    shift
+    case " $* " in *" $name "*) ;; *) return 1 ;; esac
+}
+
 compile || { tail -n 20 "$log"; echo "the sources do not build"; exit 1; }
+expressions=
+for patch in "$top"/tests/mutants/*.patch; do
+    chosen "$(basename "$patch" .patch)" "$@" || continue
+    expressions="$expressions${expressions:+ or }($(sed -n 's/^tests: //p' "$patch"))"
+done
+scripts/run-fault-tests.sh "$build" -x --tb=no -k "$expressions" >"$log" 2>&1 && red=$(units) ||
+    red=$(tail -n 3 "$log")
+[ -z "$red" ] || { echo "red without any mutant: $red"; exit 1; }
+
 caught=0 missed=0
 for patch in "$top"/tests/mutants/*.patch; do
     name=$(basename "$patch" .patch)
-    [ $# -eq 0 ] || case " $* " in *" $name "*) ;; *) continue ;; esac
+    chosen "$name" "$@" || continue
     begun=$(date +%s)
     expression=$(sed -n 's/^tests: //p' "$patch")
     files=$(sed -n 's|^+++ b/||p' "$patch")

@@ -350,7 +350,8 @@ class Judge:
                 raise Silent(f"{name} suffers from damage elsewhere: {verdict}")
             if verdict != "refused" and name not in mutant.tail_of:
                 raise Silent(f"{name} lost acknowledged rows: {verdict}")
-            if verdict != "refused" and mutant.kind in ("bit", "byte") and verdict != "1 behind":
+            if verdict != "refused" and mutant.kind in ("bit", "byte", "field") and \
+                    verdict != "1 behind":
                 raise Silent(f"{name} lost more than its last record: {verdict}")
             worst = "refused" if verdict == "refused" else worst if worst == "refused" else "tail"
         daemon.stop()
@@ -368,8 +369,7 @@ class Judge:
         begun = time.monotonic()
         try:
             verdict = self.run(mutant, daemon)
-            if mutant.untouchable and verdict == "refused" and \
-                    any(self.path_bytes(n) != b for n, b in kept.items()):
+            if mutant.untouchable and any(self.path_bytes(n) != b for n, b in kept.items()):
                 raise Silent("a file of another version was touched")
             if rng.random() < 0.1 and verdict != "no start":  # a stop must not whitewash anything
                 again = self.run(mutant, daemon)

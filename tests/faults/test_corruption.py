@@ -74,6 +74,7 @@ def test_damage_to_a_cleanly_stopped_directory_is_never_silent(truth):
 def test_damage_after_a_crash_costs_at_most_the_last_records_of_the_log(truth):
     total = faults.count(300)
     verdicts = sweep("mutate.py", truth, "crashed", total)
+    assert sum(verdicts.values()) == total
     assert verdicts["refused"] > total / 20 and verdicts["exact"] > total / 20
 
 
