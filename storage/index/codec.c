@@ -337,7 +337,7 @@ static void from_products(const struct codec *c, const struct codec_query *q, co
 {
     /* Binary: the sum over set bits, twice, less that over all, is the sum with signs. */
     int32_t times = c->kind == CODEC_BINARY ? 2 : 1;
-    struct code_factors f[CHUNK];
+    struct code_factors f[CHUNK] UNINITIALIZED;
     for (size_t i = 0; i < count; i++) {
         if (factors) {
             f[i] = factors[ids[i]];
@@ -390,7 +390,7 @@ void codec_distances(const struct codec *c, const struct codec_query *q, const u
         float_distances(c, q, cells, ids, count, out);
         return;
     }
-    int32_t products[CHUNK];
+    int32_t products[CHUNK] UNINITIALIZED;
     kernel_codes_fn *kernel = c->kind == CODEC_INT8 ? c->kernels->dot_u8s8 : c->kernels->dot_u1s8;
     for (size_t at = 0; at < count; at += CHUNK) {
         size_t n = count - at < CHUNK ? count - at : CHUNK;

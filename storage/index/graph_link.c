@@ -77,7 +77,7 @@ static void note_chosen(struct choice *ch, uint32_t which)
     struct codec_query q = {.code = ch->s->other_code};
     codec_query_from_cell(&ch->g->codec, &q, graph_cell(ch->g, ch->a, c->nodes[which]));
     for (uint32_t at = 0; at < c->count; at += BATCH_MAX) {
-        float distances[BATCH_MAX];
+        float distances[BATCH_MAX] UNINITIALIZED;
         uint32_t n = c->count - at < BATCH_MAX ? c->count - at : BATCH_MAX;
         codec_distances(&ch->g->codec, &q, ch->a->cells, ch->a->factors, c->nodes + at, n,
                         distances);
@@ -141,7 +141,7 @@ static void link_back(struct graph *g, struct graph_arena *a, struct graph_scrat
                       struct candidates *c, uint32_t from, uint32_t to)
 {
     struct graph_node *node = graph_node(g, a, from);
-    uint32_t links[BATCH_MAX];
+    uint32_t links[BATCH_MAX] UNINITIALIZED;
     graph_lock_node(node);
     uint32_t flags = atomic_load_explicit(&node->head, memory_order_relaxed) & NODE_LINKED;
     uint32_t count = graph_links(g, node, a->capacity, links);
@@ -201,7 +201,7 @@ bool graph_link(struct graph *g, uint32_t node, uint32_t ef, const struct graph_
     memcpy(c->distances, s->pool.distance, c->count * sizeof *c->distances);
     memset(c->state, 0, c->count);
 
-    uint32_t links[BATCH_MAX];
+    uint32_t links[BATCH_MAX] UNINITIALIZED;
     uint32_t count = graph_choose_links(g, a, s, c, g->degree / 2 + 1, alive, links);
     struct graph_node *n = graph_node(g, a, node);
     graph_lock_node(n);

@@ -17,7 +17,7 @@ static bool is_candidate(const struct candidates *c, uint32_t node)
 static uint32_t gather(struct graph *g, const struct graph_arena *a, const uint64_t *dead,
                        uint32_t number, struct candidates *c)
 {
-    uint32_t links[BATCH_MAX], lost[BATCH_MAX], lost_count = 0;
+    uint32_t links[BATCH_MAX] UNINITIALIZED, lost[BATCH_MAX] UNINITIALIZED, lost_count = 0;
     uint32_t count = graph_links(g, graph_node(g, a, number), a->capacity, links);
     for (uint32_t i = 0; i < count; i++) {
         if (graph_bit(dead, links[i]))
@@ -64,7 +64,7 @@ static bool repair(struct graph *g, struct graph_arena *a, const uint64_t *dead,
         graph_sort_candidates(&rest);
         if (kept + lost < limit) limit = kept + lost;
     }
-    uint32_t links[BATCH_MAX];
+    uint32_t links[BATCH_MAX] UNINITIALIZED;
     uint32_t count = graph_choose_links(g, a, s, c, limit, NULL, links);
     graph_lock_node(node);
     graph_store_links(a, node, number, links, count, NODE_LINKED);
@@ -115,7 +115,7 @@ enum err_code graph_unreachable(struct graph *g, const uint64_t *live, uint32_t 
         if (pivots->nodes[i] < end && reach(reached, pivots->nodes[i]))
             queue[waiting++] = pivots->nodes[i];
     while (waiting > 0) {
-        uint32_t links[BATCH_MAX];
+        uint32_t links[BATCH_MAX] UNINITIALIZED;
         uint32_t degree = graph_links(g, graph_node(g, a, queue[--waiting]), end, links);
         for (uint32_t i = 0; i < degree; i++)
             if (reach(reached, links[i])) queue[waiting++] = links[i];

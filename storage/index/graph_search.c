@@ -1,6 +1,7 @@
 /* graph_search.c - walk a graph from its pivots to the nodes nearest to a query; scan codes. */
 #include <string.h>
 
+#include "storage/base/mem.h"
 #include "storage/index/graph_private.h"
 
 enum {
@@ -21,6 +22,7 @@ static void fetch_cells(const struct graph *g, const struct graph_arena *a, cons
         const uint8_t *cell = graph_cell(g, a, nodes[i]);
         for (uint32_t at = 0; at < used; at += 64)
             graph_prefetch(cell + at);
+        if (a->factors) graph_prefetch(&a->factors[nodes[i]]);
     }
 }
 
@@ -78,8 +80,8 @@ static void enter(struct graph *g, const struct graph_arena *a, struct graph_scr
 {
     const struct graph_pivots *pivots = graph_pivots(g);
     uint32_t best[ENTRIES], count = 0;
-    float best_distances[ENTRIES], distances[SCAN_CHUNK];
-    uint32_t numbers[SCAN_CHUNK];
+    float best_distances[ENTRIES], distances[SCAN_CHUNK] UNINITIALIZED;
+    uint32_t numbers[SCAN_CHUNK] UNINITIALIZED;
     for (uint32_t at = 0; pivots && at < pivots->count; at += SCAN_CHUNK) {
         uint32_t n = pivots->count - at < SCAN_CHUNK ? pivots->count - at : SCAN_CHUNK;
         for (uint32_t i = 0; i < n; i++)
@@ -130,7 +132,10 @@ static uint32_t land(struct graph *g, const struct graph_arena *a, struct graph_
         fetch_cells(g, a, f->nodes + at + n, left < window ? left : window);
         codec_distances(&g->codec, q, a->cells, a->factors, f->nodes + at, n, s->distances);
         uint32_t changed = g->codec.kernels->pool_offer(&s->pool, f->nodes + at, s->distances, n);
-        if (changed < lowest) lowest = changed;
+        if (changed < lowest) {
+            lowest = changed;
+            fetch_links(g, a, s->pool.id[changed] & ~POOL_EXPANDED);
+        }
     }
     f->count = 0;
     return lowest;
@@ -140,8 +145,9 @@ void graph_walk(struct graph *g, const struct graph_arena *a, struct graph_scrat
                 const struct codec_query *q, uint32_t hidden)
 {
     struct pool *pool = &s->pool;
-    struct flight flights[2] = {0};
+    struct flight flights[2] UNINITIALIZED;
     int now = 0;
+    flights[0].count = flights[1].count = 0;
     hide(s, a, hidden);
     enter(g, a, s, q, hidden, NULL, NULL, 0);
     uint32_t window = window_of(g);
@@ -175,8 +181,8 @@ static uint32_t offer_filtered(struct graph *g, struct graph_scratch *s,
                                const struct graph_query *gq, uint32_t *ids, float *distances,
                                uint32_t count)
 {
-    uint32_t allowed[BATCH_MAX], n = 0;
-    float allowed_distances[BATCH_MAX];
+    uint32_t allowed[BATCH_MAX] UNINITIALIZED, n = 0;
+    float allowed_distances[BATCH_MAX] UNINITIALIZED;
     for (uint32_t i = 0; i < count; i++) {
         allowed[n] = ids[i];
         allowed_distances[n] = distances[i];
@@ -279,7 +285,7 @@ enum err_code graph_search(struct graph *g, const struct graph_query *gq, struct
 static void scan_chunk(struct graph *g, const struct graph_arena *a, struct graph_scratch *s,
                        const struct codec_query *q, const uint32_t *nodes, uint32_t count)
 {
-    float distances[SCAN_CHUNK];
+    float distances[SCAN_CHUNK] UNINITIALIZED;
     codec_distances(&g->codec, q, a->cells, a->factors, nodes, count, distances);
     s->distances_computed += count;
     g->codec.kernels->pool_offer(&s->pool, nodes, distances, count);
@@ -288,7 +294,7 @@ static void scan_chunk(struct graph *g, const struct graph_arena *a, struct grap
 static void scan_bits(struct graph *g, const struct graph_arena *a, struct graph_scratch *s,
                       const struct codec_query *q, const uint64_t *bits, uint32_t nodes)
 {
-    uint32_t chunks[2][SCAN_CHUNK], counts[2] = {0, 0}, now = 0;
+    uint32_t chunks[2][SCAN_CHUNK] UNINITIALIZED, counts[2] = {0, 0}, now = 0;
     if (nodes > a->capacity) nodes = a->capacity;
     for (uint32_t word = 0; word * 64 < nodes; word++) {
         uint64_t left = bits[word];
