@@ -1,5 +1,6 @@
 #include "storage/index/codec.h"
 
+#include <float.h>
 #include <math.h>
 #include <string.h>
 
@@ -37,7 +38,7 @@ enum err_code codec_init(struct codec *c, enum codec_kind kind, enum metric metr
     *c = (struct codec){.kind = kind,
                         .metric = metric,
                         .dimension = dimension,
-                        .gain = metric == METRIC_COSINE || gain == 0 ? 1 : gain,
+                        .gain = metric == METRIC_COSINE || gain == 0 ? 1 : fminf(gain, FLT_MAX),
                         .kernels = kernel_best()};
     switch (kind) {
     case CODEC_INT8:
@@ -102,36 +103,38 @@ static void rotate(const struct codec *c, float *x)
     }
 }
 
-/* The row as the codec sees it before coding, and zeros up to a whole line of numbers.  False: it
- * has no direction, or it is too long. */
-static bool prepare(const struct codec *c, const float *row, bool centre, float *x,
-                    double *row_norm2)
+/* What a row is multiplied by; 0: it has no direction, or it is too long. */
+static double factor_for_row(const struct codec *c, double norm2)
+{
+    double gain = c->gain;
+    if (c->metric == METRIC_COSINE) return norm2 > 0 ? 1 / sqrt(norm2) : 0;
+    return norm2 * gain * gain < NORM2_MAX ? gain : 0;
+}
+
+/* The same for what is searched for.  The order of dot products does not depend on its length; from
+ * far outside, neither does that of distances. */
+static double factor_for_query(const struct codec *c, double norm2)
+{
+    double gain = c->gain;
+    if (norm2 == 0) return 0;
+    if (c->metric == METRIC_COSINE || c->metric == METRIC_DOT_PRODUCT) return 1 / sqrt(norm2);
+    return fmin(gain, sqrt(NORM2_MAX / norm2));
+}
+
+/* A row times `factor` as the codec sees it before coding, and zeros up to a whole line. */
+static void prepare(const struct codec *c, const float *row, double factor, bool centre, float *x)
 {
     size_t n = c->dimension;
-    float gain = c->gain;
-    double norm2 = c->kernels->dot(row, row, n);
-    if (c->metric == METRIC_COSINE) {
-        if (norm2 == 0) return false;
-        double inverse = 1 / sqrt(norm2);
-        for (size_t i = 0; i < n; i++)
-            x[i] = (float)(row[i] * inverse);
-        norm2 = 1;
-    } else {
-        norm2 *= (double)gain * gain;
-        if (!(norm2 < NORM2_MAX)) return false;
-        for (size_t i = 0; i < n; i++)
-            x[i] = row[i] * gain;
-    }
-    *row_norm2 = norm2;
+    for (size_t i = 0; i < n; i++)
+        x[i] = (float)(row[i] * factor);
     for (size_t i = n; i < round_up(c->dimension, LINE); i++)
         x[i] = 0;
-    if (c->kind == CODEC_FLOAT32) return true;
+    if (c->kind == CODEC_FLOAT32) return;
     if (centre) {
         for (size_t i = 0; i < n; i++)
             x[i] -= c->mean[i];
     }
     rotate(c, x);
-    return true;
 }
 
 static float largest(const float *x, size_t n)
@@ -231,9 +234,11 @@ bool codec_encode(const struct codec *c, uint32_t node, const float *row, uint32
                   uint8_t *cell, void *scratch)
 {
     float *x = scratch;
-    double row_norm2;
-    if (!prepare(c, row, true, x, &row_norm2)) return false;
-    struct code_tail tail = {.row_norm2 = (float)row_norm2, .generation = generation + 1};
+    double norm2 = c->kernels->dot(row, row, c->dimension), factor = factor_for_row(c, norm2);
+    if (factor == 0) return false;
+    prepare(c, row, factor, true, x);
+    struct code_tail tail = {.row_norm2 = (float)(norm2 * factor * factor),
+                             .generation = generation + 1};
     switch (c->kind) {
     case CODEC_INT8:
         encode_int8(c, x, cell, &tail);
@@ -274,15 +279,11 @@ void codec_query_from_vector(const struct codec *c, struct codec_query *q, const
                              void *scratch)
 {
     float *x = c->kind == CODEC_FLOAT32 ? q->code : scratch;
-    double row_norm2 = 0;
+    double factor = factor_for_query(c, c->kernels->dot(vector, vector, c->dimension));
     /* Inner products do not care where the centre is; distances do. */
     bool centre = c->metric != METRIC_DOT_PRODUCT;
-    q->from_cell = false;
-    q->scale = 1;
-    q->norm2 = q->augmented = 0;
-    q->bias = 0;
-    if (!prepare(c, vector, centre, x, &row_norm2))
-        memset(x, 0, round_up(c->dimension, LINE) * sizeof *x);
+    *q = (struct codec_query){.code = q->code, .scale = 1};
+    prepare(c, vector, factor, centre, x);
     if (c->kind == CODEC_FLOAT32) return;
     int32_t sum;
     int64_t squares;
@@ -290,9 +291,9 @@ void codec_query_from_vector(const struct codec *c, struct codec_query *q, const
     q->bias = c->kind == CODEC_INT8 ? 128 * sum : sum;
 }
 
-static float augmented(const struct codec *c, float row_norm2)
+static float augmented(const struct codec_query *q, float row_norm2)
 {
-    float rest = atomic_load_explicit(c->reach2, memory_order_relaxed) - row_norm2;
+    float rest = q->reach2 - row_norm2;
     return rest > 0 ? sqrtf(rest) : 0;
 }
 
@@ -301,11 +302,12 @@ void codec_query_from_cell(const struct codec *c, struct codec_query *q, const u
     const struct code_tail *tail = codec_tail(c, cell);
     int8_t *code = q->code;
     int32_t sum = 0;
-    q->from_cell = true;
-    q->scale = tail->scale;
-    q->norm2 = tail->norm2;
-    q->bias = 0;
-    q->augmented = c->metric == METRIC_DOT_PRODUCT ? augmented(c, tail->row_norm2) : 0;
+    *q = (struct codec_query){
+        .code = code, .scale = tail->scale, .norm2 = tail->norm2, .from_cell = true};
+    if (c->metric == METRIC_DOT_PRODUCT) {
+        q->reach2 = atomic_load_explicit(c->reach2, memory_order_relaxed);
+        q->augmented = augmented(q, tail->row_norm2);
+    }
     switch (c->kind) {
     case CODEC_INT8:
         for (size_t i = 0; i < c->padded; i++) {
@@ -322,8 +324,9 @@ void codec_query_from_cell(const struct codec *c, struct codec_query *q, const u
             sum += v;
         }
         q->bias = sum;
-        /* The coded row itself: of all multiples of its signs the nearest to it. */
-        q->scale = tail->scale > 0 ? tail->norm2 / (tail->scale * (float)c->dimension) : 0;
+        /* As good a guess as with the scales of the tails, but the same from both sides: the
+         * signs that agree stand for the cosine. */
+        q->scale = sqrtf(tail->norm2) / (float)c->dimension;
         break;
     default:
         memcpy(code, cell, c->code_bytes);
@@ -346,6 +349,8 @@ static void from_products(const struct codec *c, const struct codec_query *q, co
             f[i] = (struct code_factors){tail->scale, tail->norm2};
         }
     }
+    for (size_t i = 0; i < count && c->kind == CODEC_BINARY && q->from_cell; i++)
+        f[i].scale = sqrtf(f[i].norm2);
     for (size_t i = 0; i < count; i++)
         out[i] = q->scale * f[i].scale * (float)(times * products[i] - q->bias);
     if (c->metric == METRIC_DOT_PRODUCT && !q->from_cell) {
@@ -357,7 +362,7 @@ static void from_products(const struct codec *c, const struct codec_query *q, co
         out[i] = f[i].norm2 + q->norm2 - 2 * out[i];
     for (size_t i = 0; i < count && c->metric == METRIC_DOT_PRODUCT; i++) {
         const struct code_tail *tail = codec_tail(c, cells + (size_t)ids[i] * c->cell_bytes);
-        float step = augmented(c, tail->row_norm2) - q->augmented;
+        float step = augmented(q, tail->row_norm2) - q->augmented;
         out[i] += step * step;
     }
 }
@@ -376,7 +381,7 @@ static void float_distances(const struct codec *c, const struct codec_query *q,
         c->kernels->l2sq_f32(cells, stride, ids, count, q->code, n, out);
         for (size_t i = 0; i < count && c->metric == METRIC_DOT_PRODUCT; i++) {
             const struct code_tail *tail = codec_tail(c, cells + (size_t)ids[i] * stride);
-            float step = augmented(c, tail->row_norm2) - q->augmented;
+            float step = augmented(q, tail->row_norm2) - q->augmented;
             out[i] += step * step;
         }
     }

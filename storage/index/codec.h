@@ -4,11 +4,13 @@
  * A CELL is code_bytes of code, then a struct code_tail, padded to cell_bytes (a multiple of 64).
  * Cells lie in an array; cell number = node number = slot number of the row.
  *
- *   CODEC_INT8     u8 per number, scaled by the largest of the row, after the mean of the database
- * is taken away and a random rotation (signs and Hadamard transforms) has spread what is left
- * evenly.  One rounding step is 1/254 of the row's range. CODEC_BINARY   the signs of the same
- * numbers, one bit each. CODEC_FLOAT32  the numbers (under cosine: divided by the norm), for data
- * that int8 cannot tell apart, for few dimensions and for METRIC_MANHATTAN.
+ *   CODEC_INT8      u8 per number, scaled by the largest of the row, after the mean of the database
+ *                   is taken away and a random rotation (signs and Hadamard transforms) has spread
+ *                   what is left evenly.  One rounding step is 1/254 of the row's range.
+ *   CODEC_BINARY    the signs of the same numbers, one bit each.
+ *   CODEC_FLOAT32   the numbers (under cosine: divided by the norm), for data that int8 cannot tell
+ *                   apart, for few dimensions and for METRIC_MANHATTAN, which the others take for
+ *                   METRIC_EUCLIDEAN.
  *
  * Navigation distances order cells as the metric orders rows, about: they are not the metric's
  * values, and only distances from one codec_query may be compared.  METRIC_DOT_PRODUCT is no
@@ -64,8 +66,8 @@ enum { CODEC_ROTATIONS = 4 };
 
 /* `mean` (`dimension` floats, copied): of the rows as they are coded, that is times `gain`, or
  * under cosine divided by their norms (gain is 1 then).  CODEC_FLOAT32 does not use it; NULL:
- * zeros. A good gain is 1 / (the root mean square of the rows' distances from their mean); 0: 1.
- * ERR_NOMEM. */
+ * zeros. A good gain is 1 / (the root mean square of the rows' distances from their mean); 0: 1,
+ * infinite: the largest.  ERR_NOMEM. */
 MUST_CHECK enum err_code codec_init(struct codec *c, enum codec_kind kind, enum metric metric,
                                     uint32_t dimension, float gain, const float *mean,
                                     struct err *err);
@@ -78,7 +80,8 @@ MUST_CHECK bool codec_encode(const struct codec *c, uint32_t node, const float *
                              uint32_t generation, uint8_t *cell, void *scratch);
 size_t codec_scratch_bytes(const struct codec *c);
 
-/* Is this the intact cell of `node` for that generation of its slot? */
+/* Is this the intact cell of `node` for that generation of its slot?  What is behind its tail is
+ * not looked at. */
 bool codec_cell_is_good(const struct codec *c, uint32_t node, const uint8_t *cell,
                         uint32_t generation);
 
@@ -92,15 +95,17 @@ static inline struct code_tail *codec_tail(const struct codec *c, const uint8_t 
 
 /* One side of many distances. */
 struct codec_query {
-    void *code;      /* int8: s8 numbers; float32: floats; 64-byte aligned, codec_scratch_bytes() */
-    float scale;     /* int8, binary */
-    int32_t bias;    /* int8: 128 * the sum of the numbers; binary: their sum */
-    float norm2;     /* |coded query|^2 */
-    float augmented; /* METRIC_DOT_PRODUCT, from a cell: its extra coordinate */
+    void *code;   /* int8: s8 numbers; float32: floats; 64-byte aligned, codec_scratch_bytes() */
+    float scale;  /* int8, binary */
+    int32_t bias; /* int8: 128 * the sum of the numbers; binary: their sum */
+    float norm2;  /* |coded query|^2 */
+    /* METRIC_DOT_PRODUCT, from a cell: its extra coordinate, and the reach at that time */
+    float augmented, reach2;
     bool from_cell;
 };
-/* For a search: `vector` has `dimension` finite floats; q->code points to memory of the caller, and
- * `scratch` as above.  A zero vector under cosine is equally far from everything. */
+/* For a search: `vector` has `dimension` finite floats of any size; q->code points to memory of the
+ * caller, and `scratch` as above.  Nothing is near to a zero vector under cosine or dot product:
+ * what a search finds with it are any rows. */
 void codec_query_from_vector(const struct codec *c, struct codec_query *q, const float *vector,
                              void *scratch);
 /* For building: distances between rows. */
