@@ -106,6 +106,7 @@ ifneq (,$(findstring x86_64,$(ARCH)))
 $(O)/storage/kernel/kernel_avx2%o:       CFLAGS += -mavx2 -mfma
 $(O)/storage/kernel/kernel_avx512%o:     CFLAGS += -mavx512f -mavx512dq -mavx512bw -mavx512vl
 $(O)/storage/kernel/kernel_avx512vnni.o:  CFLAGS += -mavx512vnni
+$(O)/storage/kernel/kernel_avxvnni.o:     CFLAGS += -mavx2 -mavxvnni
 else ifneq (,$(findstring aarch64,$(ARCH)))
 $(O)/storage/kernel/kernel_neondot.o:     CFLAGS += -march=armv8.2-a+dotprod
 endif

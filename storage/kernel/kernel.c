@@ -3,15 +3,21 @@
 
 #include <stdatomic.h>
 
+/* clang-format off */
 const struct kernel_set *const kernel_sets[] = {
 #if defined(__x86_64__)
-    &kernel_avx512vnni, &kernel_avx512, &kernel_avx2,
+    &kernel_avx512vnni,
+    &kernel_avx512,
+    &kernel_avxvnni,
+    &kernel_avx2,
 #elif defined(__aarch64__)
     &kernel_neondot,
     &kernel_neon,
 #endif
-    &kernel_scalar,     NULL,
+    &kernel_scalar,
+    NULL,
 };
+/* clang-format on */
 
 const struct kernel_set *kernel_best(void)
 {

@@ -13,7 +13,7 @@
  * any positive count.
  *
  * Navigation.  A cell is the code of one row; cell i lies at base + i * stride, both multiples of
- * 64 bytes.  One call scores the cells ids[0 .. count) in that order, a few at a time; ids may
+ * 64 bytes.  One call scores the cells ids[0 .. count) in that order, four at a time; ids may
  * repeat, count may be 0, and out[] has room for count rounded up to a multiple of 4.  Integer
  * results are the same bits in every set.  Those in float32 are not: never compare distances that
  * different sets computed.
@@ -75,7 +75,9 @@ struct kernel_set {
      * (strictly: never +inf or NaN); behind entries of equal distance.  The farthest entry of a
      * full pool drops out.  Returns the lowest position that changed, UINT32_MAX if none did.  The
      * candidates lie outside the pool.
-     * Ranking by compare and count: what NSG's and glass's linear pool does, without its search. */
+     * The sorted array with marks is the one of Fu et al., "Fast approximate nearest neighbor
+     * search with the navigating spreading-out graph", 2019; kernel_pool.h says how it is kept
+     * sorted. */
     uint32_t (*pool_offer)(struct pool *pool, const uint32_t *ids, const float *distances,
                            size_t count);
 
@@ -89,6 +91,7 @@ struct kernel_set {
 
 extern const struct kernel_set kernel_scalar;
 extern const struct kernel_set kernel_avx2;
+extern const struct kernel_set kernel_avxvnni;
 extern const struct kernel_set kernel_avx512;
 extern const struct kernel_set kernel_avx512vnni;
 extern const struct kernel_set kernel_neon;

@@ -18,7 +18,7 @@ kernel_floats_fn scalar_dot_f32, scalar_l2sq_f32, scalar_l1_f32;
 kernel_pool_fn scalar_pool_offer;
 kernel_transform_fn scalar_hadamard;
 
-kernel_codes_fn avx2_dot_u8s8, avx2_dot_u1s8;
+kernel_codes_fn avx2_dot_u8s8, avx2_dot_u1s8, avxvnni_dot_u8s8, avxvnni_dot_u1s8;
 kernel_floats_fn avx2_dot_f32, avx2_l2sq_f32, avx2_l1_f32;
 kernel_pool_fn avx2_pool_offer;
 kernel_transform_fn avx2_hadamard;
