@@ -93,8 +93,9 @@ static void run_pool(struct work *w, uint32_t limit)
 int main(void)
 {
     static const uint32_t limits[] = {10, 20, 50, 100, 200, 500, 1000, 4000};
-    static float distance[LIMIT_MAX + POOL_PADDING], numbers[LENGTH_MAX];
-    static uint32_t id[LIMIT_MAX + POOL_PADDING], ids[BATCH];
+    static _Alignas(64) float distance[LIMIT_MAX + POOL_PADDING], numbers[LENGTH_MAX];
+    static _Alignas(64) uint32_t id[LIMIT_MAX + POOL_PADDING];
+    static uint32_t ids[BATCH];
     float *distances = malloc(CANDIDATES * sizeof *distances);
     if (!distances) return 1;
     struct pool pool;
