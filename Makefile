@@ -100,6 +100,11 @@ $(FAULT_SHIM:%.c=$(O)/%.so): $(O)/%.so: %.c
 	@mkdir -p $(@D)
 	$(Q)$(CC) -std=c17 -D_GNU_SOURCE -O2 -g -Wall -Wextra -pthread -fPIC -shared -o $@ $< -ldl
 
+# Loops over the numbers of a code, in plain C: they are worth what makes them wide.
+ifeq ($(BUILD),release)
+$(O)/storage/index/codec.o $(O)/storage/index/graph_link.o: CFLAGS += -O3
+endif
+
 # Each file is for one instruction set; storage/kernel/kernel.c decides at run time.
 # ("%o" stands for ".o" and "_codes.o" alike: "%" is never empty.)
 ifneq (,$(findstring x86_64,$(ARCH)))

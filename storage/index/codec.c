@@ -211,6 +211,7 @@ static void encode_int8(const struct codec *c, const float *x, uint8_t *cell,
     for (size_t i = 0; i < c->padded; i++)
         cell[i] ^= 0x80; /* signed to unsigned: + 128 */
     tail->scale = scale;
+    tail->sum = sum;
     tail->norm2 = (float)((double)scale * scale * (double)squares);
 }
 
@@ -224,7 +225,12 @@ static void encode_binary(const struct codec *c, const float *x, uint8_t *cell,
     for (size_t i = 0; i < c->dimension; i++) {
         sum += fabsf(x[i]);
         norm2 += (double)x[i] * x[i];
-        if (x[i] >= 0) cell[i / 8] |= (uint8_t)(1u << i % 8);
+        if (x[i] < 0) {
+            tail->sum--;
+            continue;
+        }
+        tail->sum++;
+        cell[i / 8] |= (uint8_t)(1u << i % 8);
     }
     tail->norm2 = (float)norm2;
     tail->scale = sum > 0 ? (float)(norm2 / sum) : 0;
@@ -301,7 +307,6 @@ void codec_query_from_cell(const struct codec *c, struct codec_query *q, const u
 {
     const struct code_tail *tail = codec_tail(c, cell);
     int8_t *code = q->code;
-    int32_t sum = 0;
     *q = (struct codec_query){
         .code = code, .scale = tail->scale, .norm2 = tail->norm2, .from_cell = true};
     if (c->metric == METRIC_DOT_PRODUCT) {
@@ -310,20 +315,15 @@ void codec_query_from_cell(const struct codec *c, struct codec_query *q, const u
     }
     switch (c->kind) {
     case CODEC_INT8:
-        for (size_t i = 0; i < c->padded; i++) {
-            int8_t v = (int8_t)(cell[i] ^ 0x80);
-            code[i] = v;
-            sum += v;
-        }
-        q->bias = 128 * sum;
+        for (size_t i = 0; i < c->padded; i++)
+            code[i] = (int8_t)(cell[i] ^ 0x80);
+        q->bias = 128 * tail->sum;
         break;
     case CODEC_BINARY:
-        for (size_t i = 0; i < c->padded; i++) {
-            int8_t v = i < c->dimension ? (cell[i / 8] >> i % 8 & 1 ? 1 : -1) : 0;
-            code[i] = v;
-            sum += v;
-        }
-        q->bias = sum;
+        memset(code, 0, c->padded);
+        for (size_t i = 0; i < c->dimension; i++)
+            code[i] = cell[i / 8] >> i % 8 & 1 ? 1 : -1;
+        q->bias = tail->sum;
         /* As good a guess as with the scales of the tails, but the same from both sides: the
          * signs that agree stand for the cosine. */
         q->scale = sqrtf(tail->norm2) / (float)c->dimension;

@@ -36,6 +36,7 @@
 struct code_tail {
     float scale;         /* of the code's steps */
     float norm2;         /* |coded row|^2 */
+    int32_t sum;         /* of the numbers of the code */
     float row_norm2;     /* |row|^2, for METRIC_DOT_PRODUCT */
     uint32_t generation; /* slot.generation of the row; + 1 so that 0 means: no code here */
     uint32_t crc; /* of codec.seed, the node number and all bytes of the cell before this field */

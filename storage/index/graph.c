@@ -465,10 +465,10 @@ static bool have_pools(struct graph_scratch *s, uint32_t ef)
     mem_free(s->pool_ids);
     mem_free(s->results_ids);
     s->room = 0;
-    s->pool_distances = mem_try(entries * sizeof(float));
-    s->results_distances = mem_try(entries * sizeof(float));
-    s->pool_ids = mem_try(entries * sizeof(uint32_t));
-    s->results_ids = mem_try(entries * sizeof(uint32_t));
+    s->pool_distances = mem_try_aligned(entries * sizeof(float));
+    s->results_distances = mem_try_aligned(entries * sizeof(float));
+    s->pool_ids = mem_try_aligned(entries * sizeof(uint32_t));
+    s->results_ids = mem_try_aligned(entries * sizeof(uint32_t));
     if (!s->pool_distances || !s->results_distances || !s->pool_ids || !s->results_ids)
         return false;
     s->room = room;

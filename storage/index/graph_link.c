@@ -81,8 +81,9 @@ static void note_chosen(struct choice *ch, uint32_t which)
         uint32_t n = c->count - at < BATCH_MAX ? c->count - at : BATCH_MAX;
         codec_distances(&ch->g->codec, &q, ch->a->cells, ch->a->factors, c->nodes + at, n,
                         distances);
+        float *nearest = c->nearest + at;
         for (uint32_t i = 0; i < n; i++)
-            if (distances[i] < c->nearest[at + i]) c->nearest[at + i] = distances[i];
+            nearest[i] = distances[i] < nearest[i] ? distances[i] : nearest[i];
     }
 }
 
