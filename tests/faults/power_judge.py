@@ -2,10 +2,10 @@
 """Is everything there that was acknowledged before the power went off, and nothing that was not?
 
 A recording's log holds, beside what the file system saw, the marks of the clients: what the daemon
-was asked and what it answered.  Each database, or each part of the ids of one ("db-0#1/2"), belongs to
+was asked and what it answered, each with its time.  Each database, or each part of the ids of one ("db-0#1/2"), belongs to
 one client, which sends one request after the other; so after a cut it may be as its durable operations
 left it, or as any of the first few operations behind them did: those that were answered without being
-durable (`periodic`), and last the one that had no answer.
+durable (`periodic`) so shortly before that they need not be, and last the one that had no answer.
 
     power_judge.py LOG --model strict --seed 7 --images 100     judge images of a recording
     power_judge.py LOG --model strict --cut 815 --image 4711 --keep DIR     judge one, and keep it
@@ -18,6 +18,7 @@ import functools
 import hashlib
 import http.client
 import json
+import math
 import pathlib
 import random
 import shutil
@@ -31,6 +32,8 @@ import harness  # noqa: E402
 import power_loss  # noqa: E402
 from harness import Daemon  # noqa: E402
 
+SYNC_INTERVAL_MS = 1000  # if nothing else is said
+PATIENCE_MS = 500 * harness.TIME_SCALE  # for the sync itself, on a machine that has other work
 START_S = 1 * harness.TIME_SCALE  # a start must not take longer, whatever the cut has left
 BROKEN_OFF = (OSError, http.client.HTTPException, ValueError)  # by a killed daemon
 
@@ -142,6 +145,7 @@ class Known:
         self.sure = sure
         self.tail = list(tail)
         self.answers = len(self.tail)  # so many of them were answered
+        self.answered_ms = [math.inf] * self.answers  # and when, if it is known
 
     @classmethod
     def load(cls, text):
@@ -172,15 +176,21 @@ class Known:
     def begin(self, op):
         self.tail.append(op)
 
-    def answered(self):
+    def answered(self, at_ms=math.inf):
         newest = self.newest()
         self.answers = len(self.tail)
+        self.answered_ms += [at_ms] * (self.answers - len(self.answered_ms))
         if is_durable(newest, self.tail[-1]):
             self.settle(newest)
 
     def settle(self, state):
         """It was looked at after a start, and this is what was there: recovery makes it durable."""
-        self.sure, self.tail, self.answers = state, [], 0
+        self.sure, self.tail, self.answers, self.answered_ms = state, [], 0, []
+
+    def due(self, before_ms):
+        """What of it there is to judge if all that was answered before that time is durable."""
+        count = sum(1 for at_ms in self.answered_ms if at_ms < before_ms)
+        return Known(Known(self.sure, self.tail[:count]).newest(), self.tail[count:])
 
 
 def database_of(name):
@@ -207,16 +217,17 @@ def number_of(vector_id):
 
 
 def hear(known, mark):
-    """Learn from a mark: {name: Known}."""
-    kind, name, what = mark
+    """Learn from a mark: {name: Known}.  Its time."""
+    kind, name, what, at_ms = mark
     if kind == "known":
         known[name] = Known.load(what)
     elif kind == "begin":
         known.setdefault(name, Known()).begin(what)
     elif kind == "answered":
-        known[name].answered()
+        known[name].answered(at_ms)
     elif kind == "settle":
         known[name].settle(Known.load({"sure": what, "tail": []}).sure)
+    return at_ms
 
 
 # ---- talking ----
@@ -431,22 +442,25 @@ def judge_images(log, model, chosen, keep=None, one=False):
     """Judge (cut, seed) images; yields (cut, seed, policy, complaint or None) of each."""
     records = power_loss.read_log(log)
     judge = Judge(options_of(records))
-    disk, known, fed = power_loss.Disk(model), {}, 0
+    disk, known, fed, now_ms = power_loss.Disk(model), {}, 0, 0
+    interval_ms = judge.options.get("persistence_wal_sync_interval_ms", SYNC_INTERVAL_MS)
     top = pathlib.Path(scratch())
     try:
         for number, (cut, seed) in enumerate(chosen):
             for record in records[fed:cut]:
                 disk.feed(record)
                 if record.op == power_loss.MARK:
-                    hear(known, json.loads(record.data))
+                    now_ms = hear(known, json.loads(record.data))
             fed = max(fed, cut)
+            must = {name: what.due(now_ms - interval_ms - PATIENCE_MS)
+                    for name, what in known.items()}
             directory = top / f"image{number}"
             for _ in range(3):
                 directory.mkdir()
                 policy = disk.image(directory, seed)
                 if keep:
                     shutil.copytree(directory, pathlib.Path(keep), dirs_exist_ok=True)
-                complaint = judge.judge(directory / "data", known, one or seed % 4 == 0,
+                complaint = judge.judge(directory / "data", must, one or seed % 4 == 0,
                                         (1 << 20) + seed // 4 % 2)
                 shutil.rmtree(directory)
                 if not complaint or not complaint.startswith("Slow"):

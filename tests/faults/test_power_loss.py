@@ -20,6 +20,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 
 import pytest
 
@@ -42,7 +43,8 @@ pytestmark = [
 ]
 
 # `parts`: so many clients share the ids of a database; else each client has databases of its own.
-# The numbers of "mix" are the weights of the operations; see power_judge.py.
+# "pause_s": each client rests once, so long that what it wrote must be durable (`periodic` too), while
+# others go on.  The numbers of "mix" are the weights of the operations; see power_judge.py.
 WORKLOADS = {
     "put": {
         "databases": 2, "parts": 2, "operations": 120, "kills": 2, "ids": 60,
@@ -50,7 +52,8 @@ WORKLOADS = {
         "options": {}, "mix": {"put": 20, "delete": 1, "flush": 1}},
     "batch and delete": {
         "databases": 8, "parts": 1, "operations": 60, "kills": 0, "ids": 400, "durable_directory": True,
-        "options": {"persistence_max_open_files": 5, "persistence_wal_sync_interval_ms": 50},
+        "options": {"persistence_wal_sync_interval_ms": 50},
+        "pause_s": 1.5,
         "mix": {"batch": 10, "put": 2, "delete": 6, "flush": 1}},
     "checkpoint and compact": {
         "databases": 2, "parts": 2, "operations": 80, "kills": 3, "ids": 300,
@@ -103,7 +106,7 @@ class Recording:
         os.close(fd)
 
     def mark(self, kind, name, what=None):
-        text = json.dumps([kind, name, what]).encode()
+        text = json.dumps([kind, name, what, round(time.monotonic() * 1000)]).encode()
         assert os.write(self.marks, text) == len(text), "a mark must be one write"
 
     def __exit__(self, failure, *_):
@@ -123,13 +126,14 @@ class Recording:
 class Client:
     """Writes to its own databases, one request after the other, and marks each."""
 
-    def __init__(self, recording, workload, known, seed, first_stamp):
+    def __init__(self, recording, workload, known, seed, first_stamp, number=0):
         self.recording = recording
         self.workload = workload
         self.known = known  # by name
         self.dice = random.Random(seed)
         self.stamp = first_stamp
         self.left = workload["operations"]
+        self.rest_at = self.left * (number + 1) // (CLIENTS + 1)
 
     def some_ids(self, name, count):
         part, parts = map(int, name.split("#")[1].split("/")) if "#" in name else (0, 1)
@@ -175,6 +179,8 @@ class Client:
             known.answered()
             self.left -= 1
             progress()
+            if self.left == self.rest_at:
+                time.sleep(self.workload.get("pause_s", 0))
 
 
 def settle(recording, daemon, known, after_kill):
@@ -283,7 +289,7 @@ def record(name, seed):
         names = [f"db-{i}" + (f"#{part}/{parts}" if parts > 1 else "")
                  for i in range(workload["databases"]) for part in range(parts)]
         clients = [Client(recording, workload, {name: Known() for name in names[i::CLIENTS]},
-                          f"{seed}/{i}", first_stamp=i * 1_000_000 + 1) for i in range(CLIENTS)]
+                          f"{seed}/{i}", i * 1_000_000 + 1, i) for i in range(CLIENTS)]
         work(recording, workload, clients, seed)
     return recording
 
