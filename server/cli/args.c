@@ -131,6 +131,21 @@ enum err_code args_u64(const struct args *args, const char *name, uint64_t fallb
     return ERR_OK;
 }
 
+enum err_code args_double(const struct args *args, const char *name, double fallback, double min,
+                          double max, double *out, struct err *err)
+{
+    const char *text = args_get(args, name);
+    *out = fallback;
+    if (!text) return ERR_OK;
+
+    char *end;
+    *out = strtod(text, &end); /* takes more than we do: spaces, hexadecimals, names */
+    if (*end || text[strspn(text, "0123456789.")] || !(*out >= min && *out <= max))
+        return err_set(err, ERR_INVALID_REQUEST, "--%s: \"%.32s\" must be a number from %g to %g",
+                       name, text, min, max);
+    return ERR_OK;
+}
+
 void args_print_help(const struct arg_spec *specs, FILE *out)
 {
     for (; specs->name; specs++) {

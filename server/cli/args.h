@@ -43,6 +43,10 @@ const char *args_get(const struct args *args, const char *name);
 MUST_CHECK enum err_code args_u64(const struct args *args, const char *name, uint64_t fallback,
                                   uint64_t min, uint64_t max, uint64_t *out, struct err *err);
 
+/* The same for a decimal fraction. */
+MUST_CHECK enum err_code args_double(const struct args *args, const char *name, double fallback,
+                                     double min, double max, double *out, struct err *err);
+
 void args_print_help(const struct arg_spec *specs, FILE *out);
 
 #endif

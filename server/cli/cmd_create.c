@@ -7,6 +7,7 @@ static enum err_code run(struct cli *cli, const struct args *args, struct err *e
     const char *name = args_get(args, "database");
     const char *metric = args_get(args, "metric");
     const char *durability = args_get(args, "durability");
+    const char *index = args_get(args, "index"), *quantization = args_get(args, "quantization");
     uint64_t dimension, capacity;
     enum err_code rc;
 
@@ -18,6 +19,8 @@ static enum err_code run(struct cli *cli, const struct args *args, struct err *e
     json_t *answer, *body = json_pack("{s:I, s:s}", "dimension", (json_int_t)dimension,
                                       "distance_metric", metric ? metric : "cosine");
     if (durability) json_object_set_new(body, "durability", json_string(durability));
+    if (index) json_object_set_new(body, "index", json_pack("{s:s}", "type", index));
+    if (quantization) json_object_set_new(body, "quantization", json_string(quantization));
     if (capacity) json_object_set_new(body, "initial_capacity", json_integer((json_int_t)capacity));
     rc = cli_call(cli, args_get(args, "if-missing") ? "PUT" : "POST", path, body, &answer, err);
     if (!rc && answer)
@@ -38,6 +41,8 @@ const struct command command_create = {
             {"dimension", "N", "numbers in each vector, 1 to 65536", ARG_REQUIRED},
             {"metric", "WORD", "cosine (default), euclidean, dot_product or manhattan", 0},
             {"durability", "WORD", "synced or periodic; default: the server's", 0},
+            {"index", "WORD", "auto (default), hnsw or flat: when to search by a graph", 0},
+            {"quantization", "WORD", "auto (default), none, int8 or binary: codes of the graph", 0},
             {"initial-capacity", "ROWS", "how many rows to expect", 0},
             {"if-missing", NULL, "succeed when it is there already, with the same shape", 0},
             {0}},

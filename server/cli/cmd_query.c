@@ -27,6 +27,25 @@ static enum err_code add_include(struct buf *body, const char *list, struct err 
     return ERR_OK;
 }
 
+static enum err_code add_params(struct buf *body, const struct args *args, struct err *err)
+{
+    uint64_t ef;
+    double recall;
+    enum err_code rc = args_u64(args, "ef", 0, 1, 32768, &ef, err);
+    if (!rc) rc = args_double(args, "recall", 0, 0.5, 1, &recall, err);
+    if (rc) return rc;
+    cli_add_member(body, "params");
+    buf_printf(body, "{\"exact\":%s", args_get(args, "exact") ? "true" : "false");
+    if (ef) buf_printf(body, ",\"ef\":%" PRIu64, ef);
+    if (recall > 0) buf_printf(body, ",\"recall\":%.17g", recall);
+    buf_str(body, "}");
+    if (args_get(args, "explain")) {
+        cli_add_member(body, "explain");
+        buf_str(body, "true");
+    }
+    return ERR_OK;
+}
+
 static enum err_code make_body(struct buf *body, const struct args *args, struct err *err)
 {
     const char *data = args_get(args, "data"), *id = args_get(args, "id");
@@ -48,7 +67,8 @@ static enum err_code make_body(struct buf *body, const struct args *args, struct
     if (rc) return rc;
     cli_add_member(body, "top_k");
     buf_printf(body, "%" PRIu64, top_k);
-    rc = add_include(body, include ? include : "metadata", err);
+    rc = add_params(body, args, err);
+    if (!rc) rc = add_include(body, include ? include : "metadata", err);
     if (rc) return rc;
     buf_str(body, "}");
     return body->failed ? err_set(err, ERR_NOMEM, "out of memory") : ERR_OK;
@@ -73,6 +93,17 @@ static void print_results(const json_t *answer, bool with_data)
     table_free(&table);
 }
 
+/* How it was done, below the table. */
+static void print_explanation(const json_t *answer)
+{
+    json_t *shown = json_pack("{s:O?, s:O?}", "strategy", json_object_get(answer, "strategy"),
+                              "took_us", json_object_get(answer, "took_us"));
+    if (shown) json_object_update(shown, json_object_get(answer, "explain"));
+    printf("\n");
+    output_pairs(shown, stdout);
+    json_decref(shown);
+}
+
 static enum err_code run(struct cli *cli, const struct args *args, struct err *err)
 {
     const char *include = args_get(args, "include");
@@ -88,6 +119,7 @@ static enum err_code run(struct cli *cli, const struct args *args, struct err *e
         while (data && data > include && data[-1] == 'a')
             data = strstr(data + 1, "data");
         print_results(answer, data != NULL);
+        if (args_get(args, "explain")) print_explanation(answer);
     }
     json_decref(answer);
     buf_free(&body);
@@ -99,12 +131,19 @@ const struct command command_query = {
     .name = "query",
     .summary = "search for the nearest vectors",
     .examples = "jadevectordb-cli query docs --data \"[0.1, 0.2, 0.3]\" --top-k 5\n"
-                "jadevectordb-cli query --database docs --id 7 --include metadata,data --json\n",
-    .args = (const struct arg_spec[]){ARG_DATABASE,
-                                      {"data", "NUMBERS", "search by this vector", 0},
-                                      {"id", "ID", "search by this stored vector", 0},
-                                      {"top-k", "N", "how many, 1 to 10000 (default 10)", 0},
-                                      {"include", "LIST", "metadata (default), data or both", 0},
-                                      {0}},
+                "jadevectordb-cli query --database docs --id 7 --include metadata,data --json\n"
+                "jadevectordb-cli query docs --id 7 --recall 0.99 --explain\n",
+    .args =
+        (const struct arg_spec[]){
+            ARG_DATABASE,
+            {"data", "NUMBERS", "search by this vector", 0},
+            {"id", "ID", "search by this stored vector", 0},
+            {"top-k", "N", "how many, 1 to 10000 (default 10)", 0},
+            {"include", "LIST", "metadata (default), data or both", 0},
+            {"recall", "X", "share of the nearest to be found, 0.5 to 1 (default 0.95)", 0},
+            {"ef", "N", "candidates, 1 to 32768, instead of --recall", 0},
+            {"exact", NULL, "compare every vector", 0},
+            {"explain", NULL, "show how it was done", 0},
+            {0}},
     .run = run,
 };

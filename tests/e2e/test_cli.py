@@ -64,6 +64,10 @@ def test_commands_lead_through_the_life_of_a_database(daemon):
     hits = json.loads(good(url, "query", "docs", "--id", 1, "--include", "data", "--json"))
     assert [hit["vector_id"] for hit in hits["results"]][0] == "a/b c"
     assert "metadata" not in hits["results"][0] and hits["results"][0]["data"] == [4, 5, 6]
+    told = good(url, "query", "docs", "--id", 1, "--exact", "--ef", 50, "--recall", 0.9, "--explain")
+    pairs = dict(line.split(None, 1) for line in told.split("\n\n")[1].splitlines())
+    assert pairs["strategy"] == "exact" and pairs["expected_recall"] == "1"
+    assert float(pairs["stages.search_us"]) > 0 and pairs["candidates"] == "4"
 
     assert "vector_count" in good(url, "stats", "docs")
     assert json.loads(good(url, "stats", "--json"))["total_vectors"] == 4
@@ -71,6 +75,11 @@ def test_commands_lead_through_the_life_of_a_database(daemon):
     assert "vector_not_found" in failed(1, url, "get", "docs", "a/b c")
     good(url, "delete", "--database", "docs")
     assert "database_not_found" in failed(1, url, "stats", "docs")
+
+    good(url, "create", "plain", "--dimension", 3, "--index", "hnsw", "--quantization", "none")
+    info = daemon.get("/databases/plain").json()
+    assert info["index"] == {"type": "hnsw"} and info["quantization"] == "none"
+    assert "hnsw, flat or auto" in failed(1, url, "create", "x", "--dimension", 3, "--index", "ivf")
 
 
 def test_digits_reach_the_server_as_they_were_typed(daemon):
@@ -320,6 +329,11 @@ def test_no_server_is_said_so():
     (["query", "docs"], "either --data or --id"),
     (["query", "docs", "--id", "1", "--top-k", "0"], "from 1 to 10000"),
     (["query", "docs", "--id", "1", "--include", "vectors"], "--include"),
+    (["query", "docs", "--id", "1", "--ef", "0"], "from 1 to 32768"),
+    (["query", "docs", "--id", "1", "--recall", "0.3"], "from 0.5 to 1"),
+    (["query", "docs", "--id", "1", "--recall", "0.9x"], "from 0.5 to 1"),
+    (["query", "docs", "--id", "1", "--recall", "nan"], "from 0.5 to 1"),
+    (["query", "docs", "--id", "1", "--exact=yes"], "no value"),
     (["create", "docs", "--dimension", "65537"], "from 1 to 65536"),
     (["list", "--url", "ftp://x"], "ftp://x"),
 ])

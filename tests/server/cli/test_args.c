@@ -107,6 +107,27 @@ static void numbers_are_checked_against_their_range(void **state)
     }
 }
 
+static void fractions_are_checked_against_their_range(void **state)
+{
+    (void)state;
+    static const char *const bad[] = {"0.49", "1.01", "-0.7", "0.7.1", "0x1p-1", "nan",
+                                      " 0.7", "0.7 ", ".",    "1e-1",  "0,7"};
+    struct err err;
+    double x;
+    struct args args = good(WORDS("docs", "--top-k", "0.75"));
+    assert_int_equal(args_double(&args, "top-k", 3, 0.5, 1, &x, &err), ERR_OK);
+    assert_true(x == 0.75);
+    args = good(WORDS("docs"));
+    assert_int_equal(args_double(&args, "top-k", 3, 0.5, 1, &x, &err), ERR_OK);
+    assert_true(x == 3);
+    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
+        args = good(WORDS("docs", "--top-k", bad[i]));
+        if (args_double(&args, "top-k", 3, 0.5, 1, &x, &err) != ERR_INVALID_REQUEST)
+            fail_msg("%s is taken for %g", bad[i], x);
+        assert_non_null(strstr(err.msg, "from 0.5 to 1"));
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -115,6 +136,7 @@ int main(void)
         cmocka_unit_test(mistakes_are_explained),
         cmocka_unit_test(an_empty_id_is_not_the_same_as_none),
         cmocka_unit_test(numbers_are_checked_against_their_range),
+        cmocka_unit_test(fractions_are_checked_against_their_range),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
