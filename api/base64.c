@@ -42,14 +42,21 @@ void base64url_write(struct buf *out, const void *bytes, size_t len)
     encode(out, bytes, len, URL_SAFE, false);
 }
 
-static int value_of(char c)
+/* Of each character of both alphabets its value plus 1; 0 for all others. */
+/* clang-format off */
+static const uint8_t VALUES[256] = {
+    ['A'] = 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26,
+    ['a'] = 27, 28, 29, 30, 31, 32, 33, 34, 35, 36, 37, 38, 39, 40, 41, 42, 43, 44, 45, 46, 47, 48, 49,
+            50, 51, 52,
+    ['0'] = 53, 54, 55, 56, 57, 58, 59, 60, 61, 62,
+    ['+'] = 63, ['-'] = 63, ['/'] = 64, ['_'] = 64,
+};
+/* clang-format on */
+
+/* Above 63: none. */
+static inline uint32_t value_of(char c)
 {
-    if (c >= 'A' && c <= 'Z') return c - 'A';
-    if (c >= 'a' && c <= 'z') return c - 'a' + 26;
-    if (c >= '0' && c <= '9') return c - '0' + 52;
-    if (c == '+' || c == '-') return 62;
-    if (c == '/' || c == '_') return 63;
-    return -1;
+    return VALUES[(unsigned char)c] - 1u;
 }
 
 bool base64_read(const char *text, size_t len, void *out, size_t *out_len)
@@ -58,25 +65,20 @@ bool base64_read(const char *text, size_t len, void *out, size_t *out_len)
     if (len % 4 == 1) return false;
 
     unsigned char *p = out;
-    uint32_t w = 0;
-    for (size_t i = 0; i < len; i++) {
-        int v = value_of(text[i]);
-        if (v < 0) return false;
-        w = w << 6 | (uint32_t)v;
-        if (i % 4 == 3) {
-            *p++ = (unsigned char)(w >> 16);
-            *p++ = (unsigned char)(w >> 8);
-            *p++ = (unsigned char)w;
-            w = 0;
-        }
+    for (; len >= 4; text += 4, len -= 4) {
+        uint32_t a = value_of(text[0]), b = value_of(text[1]), c = value_of(text[2]),
+                 d = value_of(text[3]);
+        if ((a | b | c | d) > 63) return false;
+        uint32_t w = a << 18 | b << 12 | c << 6 | d;
+        *p++ = (unsigned char)(w >> 16);
+        *p++ = (unsigned char)(w >> 8);
+        *p++ = (unsigned char)w;
     }
-    if (len % 4 == 2) {
-        if (w & 15) return false;
-        *p++ = (unsigned char)(w >> 4);
-    } else if (len % 4 == 3) {
-        if (w & 3) return false;
-        *p++ = (unsigned char)(w >> 10);
-        *p++ = (unsigned char)(w >> 2);
+    if (len) {
+        uint32_t a = value_of(text[0]), b = value_of(text[1]), c = len == 3 ? value_of(text[2]) : 0;
+        if ((a | b | c) > 63 || (len == 2 ? b & 15 : c & 3)) return false;
+        *p++ = (unsigned char)(a << 2 | b >> 4);
+        if (len == 3) *p++ = (unsigned char)(b << 4 | c >> 2);
     }
     *out_len = (size_t)(p - (unsigned char *)out);
     return true;
