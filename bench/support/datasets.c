@@ -352,6 +352,16 @@ size_t dataset_rows(const char *name)
     return spec_of(name)->rows;
 }
 
+uint32_t dataset_dimension(const char *name)
+{
+    return spec_of(name)->dimension;
+}
+
+enum metric dataset_metric(const char *name)
+{
+    return spec_of(name)->metric;
+}
+
 struct making {
     const struct world *world;
     struct dataset *set;

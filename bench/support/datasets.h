@@ -40,6 +40,8 @@ enum { DATASET_GENERATORS = 10 };
 const char *dataset_name(size_t index);
 const char *dataset_what(const char *name); /* one line */
 size_t dataset_rows(const char *name);      /* how many it has by itself */
+uint32_t dataset_dimension(const char *name);
+enum metric dataset_metric(const char *name);
 
 /* Files of an int32 dimension and 4-byte numbers, repeated (.fvecs, .ivecs); *numbers is the
  * caller's to free().  False: there is no such file. */

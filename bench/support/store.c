@@ -8,21 +8,26 @@
 #include <string.h>
 
 #include "bench/support/client.h"
+#include "storage/base/log.h"
 
 enum { BATCH_ROWS = 1000, METADATA_BYTES = 160, HITS_MAX = 1000, STUCK_S = 300 };
+#define NO_GRAPH_S 2.0 /* after so long none will come */
 static const char DATABASE[] = "bench";
 
 void store_open(struct bench_store *s, const struct store_options *o)
 {
     struct err err;
     const char *parent = getenv("TMPDIR");
-    *s = (struct bench_store){.dimension = o->dimension, .keeps_dir = o->dir != NULL};
+    *s = (struct bench_store){
+        .dimension = o->dimension, .index_kind = o->index.kind, .keeps_dir = o->dir != NULL};
     if (o->dir)
         snprintf(s->dir, sizeof s->dir, "%s", o->dir);
     else
         snprintf(s->dir, sizeof s->dir, "%s/jadevectordb-bench-XXXXXX", parent ? parent : "/tmp");
     if (!o->dir && !mkdtemp(s->dir)) bench_fail("cannot make %s: %s", s->dir, strerror(errno));
 
+    struct log_options quiet = {.level = LOG_WARNING};
+    if (log_open(&quiet, &err)) bench_fail("%s", err.msg);
     struct service_options options = {.engine = ENGINE_PERSISTENT,
                                       .storage_path = s->dir,
                                       .max_open_files = 100,
@@ -50,13 +55,18 @@ static int remove_one(const char *path, const struct stat *st, int type, struct 
     return remove(path);
 }
 
+void store_remove(const char *dir)
+{
+    nftw(dir, remove_one, 16, FTW_DEPTH | FTW_PHYS);
+}
+
 void store_close(struct bench_store *s)
 {
     struct err err;
     service_release(s->db);
     service_interrupt(s->svc);
     if (service_close(s->svc, &err)) bench_fail("%s: %s", s->dir, err.msg);
-    if (!s->keeps_dir) nftw(s->dir, remove_one, 16, FTW_DEPTH | FTW_PHYS);
+    if (!s->keeps_dir) store_remove(s->dir);
 }
 
 /* ---- writes ---- */
@@ -128,6 +138,12 @@ void store_index_info(struct bench_store *s, struct vector_index_info *info)
     database_info_deinit(&of_database);
 }
 
+/* Without a graph: is one on its way?  That is not told at once. */
+static bool stays_without(struct bench_store *s, double since)
+{
+    return s->index_kind == INDEX_FLAT || bench_now() - since > NO_GRAPH_S;
+}
+
 double store_settle(struct bench_store *s)
 {
     const double begun = bench_now();
@@ -135,8 +151,8 @@ double store_settle(struct bench_store *s)
     for (;;) {
         struct vector_index_info info;
         store_index_info(s, &info);
-        bool settled = info.state == INDEX_STATE_NONE || info.state == INDEX_STATE_READY;
-        if (settled && info.pending_count == 0) return bench_now() - begun;
+        if (info.state == INDEX_STATE_READY && info.pending_count == 0) return bench_now() - begun;
+        if (info.state == INDEX_STATE_NONE && stays_without(s, moved)) return moved - begun;
         double now_at = info.progress + (double)info.indexed_count;
         if (now_at != progress) {
             progress = now_at;

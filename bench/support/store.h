@@ -23,6 +23,7 @@ struct bench_store {
     struct service *svc;
     struct database *db;
     uint32_t dimension;
+    enum index_kind index_kind;
     char dir[512];
     bool keeps_dir;
 };
@@ -31,6 +32,8 @@ struct bench_store {
 void store_open(struct bench_store *s, const struct store_options *o);
 /* The index may go on working until then; the directory is removed unless it was given. */
 void store_close(struct bench_store *s);
+
+void store_remove(const char *dir); /* with all that is in it */
 
 /* Metadata of a row: JSON object text into `text`; its length. */
 typedef size_t store_metadata_fn(void *ctx, uint64_t id, char *text, size_t cap);

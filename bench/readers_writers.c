@@ -1,0 +1,137 @@
+/*
+ * readers_writers.c - how much longer does a reader wait beside writers at full speed than beside
+ * threads that only use the CPU?
+ *
+ *   readers_writers [--seconds=N] [options of args.h]     --rounds: five by default
+ *
+ * One thread searches all the time.  Phases take turns: alone; beside two burners, which compute
+ * and touch nothing; beside two inserters at full speed, with whatever the index does in the
+ * background for them.  All are threads of one process at the same priority, so the scheduler
+ * treats burners and inserters alike, and what inserters cost beyond burners is locks, memory and
+ * linking.  The set has to have rows to insert left: half of it is there at the start.
+ */
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+#include "bench/support/args.h"
+#include "bench/support/client.h"
+#include "bench/support/store.h"
+
+enum { K = 10, ROUNDS = 5, QUICK_ROUNDS = 3, INSERTERS = 2 };
+#define PHASE_S 3.0
+
+enum phase { ALONE, BURNERS, WRITERS, PHASE_COUNT };
+static const char *const phase_names[] = {"alone", "beside 2 burners", "beside 2 inserters"};
+
+struct world {
+    struct dataset set;
+    struct bench_store store;
+    _Atomic size_t next_row, inserted;
+    _Atomic bool stopping;
+    double seconds;
+    struct bench_times all[PHASE_COUNT];
+};
+
+static void *insert(void *arg)
+{
+    struct world *w = arg;
+    while (!w->stopping) {
+        size_t row = atomic_fetch_add(&w->next_row, 1);
+        /* All inserted: the same rows again, which replaces them. */
+        const float *vector = w->set.base + row % w->set.base_count * w->set.dimension;
+        store_put_one(&w->store, vector, row % w->set.base_count);
+        atomic_fetch_add(&w->inserted, 1);
+    }
+    return NULL;
+}
+
+static void *burn(void *arg)
+{
+    struct world *w = arg;
+    volatile uint64_t x = 1;
+    while (!w->stopping)
+        for (int i = 0; i < 1000; i++)
+            x = x * 6364136223846793005u + 1442695040888963407u;
+    return NULL;
+}
+
+/* Search for `seconds`; times of every search. */
+static void read_for(struct world *w, struct bench_times *times)
+{
+    uint32_t ids[K];
+    const double end = bench_now() + w->seconds;
+    times->count = 0;
+    for (size_t i = 0; bench_now() < end; i = (i + 1) % w->set.query_count) {
+        struct search_query q = {.vector = w->set.query + i * w->set.dimension, .top_k = K};
+        double begun = bench_now();
+        store_search(&w->store, &q, ids, NULL);
+        bench_times_add(times, bench_now() - begun);
+    }
+}
+
+static void run_phase(struct world *w, enum phase phase, struct bench_times *times)
+{
+    pthread_t threads[INSERTERS];
+    void *(*beside)(void *) = phase == WRITERS ? insert : burn;
+    w->stopping = false;
+    w->inserted = 0;
+    for (int i = 0; phase != ALONE && i < INSERTERS; i++)
+        if (pthread_create(&threads[i], NULL, beside, w)) bench_fail("no thread");
+    read_for(w, times);
+    w->stopping = true;
+    for (int i = 0; phase != ALONE && i < INSERTERS; i++)
+        pthread_join(threads[i], NULL);
+}
+
+int main(int argc, char **argv)
+{
+    static struct world w;
+    static struct bench_times times;
+    struct bench_args args;
+    const char *value;
+    double p99[PHASE_COUNT][ROUNDS_MAX], ratios[ROUNDS_MAX], seconds = PHASE_S;
+    bench_args_init(&args);
+    for (int i = 1; i < argc; i++) {
+        if ((value = bench_value(argv[i], "--seconds")))
+            seconds = atof(value);
+        else if (!bench_args_take(&args, argv[i]))
+            bench_fail("usage: readers_writers [--seconds=N] [options]\n" BENCH_ARGS_HELP);
+    }
+    int rounds = args.rounds ? args.rounds : args.quick ? QUICK_ROUNDS : ROUNDS;
+    if (rounds < 1 || rounds > ROUNDS_MAX) bench_fail("--rounds=1 .. %d", ROUNDS_MAX);
+    w.seconds = seconds;
+    bench_make_set(&args, args.sets ? args.sets : "lsa", &w.set);
+    w.next_row = w.set.base_count / 2;
+    store_open(&w.store, &(struct store_options){.metric = w.set.metric,
+                                                 .dimension = w.set.dimension,
+                                                 .capacity = w.set.base_count});
+    store_put(&w.store, w.set.base, 0, w.next_row, NULL, NULL);
+    store_settle(&w.store);
+    for (int round = 0; round < rounds; round++) {
+        for (int phase = 0; phase < PHASE_COUNT; phase++) {
+            run_phase(&w, (enum phase)phase, &times);
+            p99[phase][round] = bench_quantile(&times, 0.99);
+            printf("{\"bench\":\"readers_writers\",\"round\":%d,\"phase\":\"%s\",\"searches\":%zu,"
+                   "\"inserted_per_s\":%.0f,\"p50_us\":%.0f,\"p99_us\":%.0f,\"p999_us\":%.0f,"
+                   "\"max_us\":%.0f}\n",
+                   round, phase_names[phase], times.count, (double)w.inserted / seconds,
+                   1e6 * bench_quantile(&times, 0.5), 1e6 * p99[phase][round],
+                   1e6 * bench_quantile(&times, 0.999), 1e6 * bench_quantile(&times, 1));
+            fflush(stdout);
+            store_settle(&w.store);
+        }
+        ratios[round] = p99[WRITERS][round] / p99[BURNERS][round];
+    }
+    double ratio = bench_median(ratios, (size_t)rounds);
+    printf("{\"bench\":\"readers_writers\",\"rounds\":%d,\"p99_us\":{\"alone\":%.0f,"
+           "\"burners\":%.0f,\"inserters\":%.0f},\"ratio\":%.2f}\n",
+           rounds, 1e6 * bench_median(p99[ALONE], (size_t)rounds),
+           1e6 * bench_median(p99[BURNERS], (size_t)rounds),
+           1e6 * bench_median(p99[WRITERS], (size_t)rounds), ratio);
+    fprintf(stderr, "p99 beside inserters is x%.2f of that beside burners\n", ratio);
+    store_close(&w.store);
+    dataset_free(&w.set);
+    return 0;
+}
