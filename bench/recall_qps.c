@@ -3,8 +3,6 @@
  * run; what building costs and what a row takes in memory, of both.
  *
  *   recall_qps [--subject=database|graph] [options of args.h]
- *   recall_qps --default: what a search that names no effort finds and costs, next to the smallest
- *   ef that would have been enough
  *
  * Both climb a ladder of ef; the rungs around each target recall are then timed in turn (ours,
  * theirs, ours, theirs ...), and rates between two rungs are interpolated (measure.h).
@@ -19,15 +17,7 @@
 #include "bench/support/client.h"
 #include "bench/support/store.h"
 
-enum {
-    K = 10,
-    EF_MAX = 1200,
-    ROUNDS = 5,
-    QUICK_ROUNDS = 3,
-    MEASUREMENT_S = 60,
-    TABLE_BYTES_MAX = 64 * 1024
-};
-#define DEFAULT_RECALL 0.95 /* of a search that does not ask for one */
+enum { K = 10, EF_MAX = 1200, ROUNDS = 5, QUICK_ROUNDS = 3, TABLE_BYTES_MAX = 64 * 1024 };
 static const char DEFAULT_SETS[] = "lsa,tanh768,lowrank1536,norms128";
 
 struct plan {
@@ -36,7 +26,6 @@ struct plan {
     struct index_options index; /* of the database */
     bool bare;                  /* the graph, not a database */
     bool without_peer;
-    bool by_default; /* --default */
 };
 
 /* What both are about, and what came out. */
@@ -170,104 +159,6 @@ static void compete(const struct plan *p, const char *name)
     dataset_free(&c.set);
 }
 
-/* ---- the default effort ---- */
-
-/* Work of all queries with this effort (0: the default), on this thread. */
-static void tell_work(const struct contest *c, uint32_t ef, double *ef_used, double *distances,
-                      double *expected)
-{
-    struct bench_store *store = subject_database_store(&c->ours);
-    uint32_t ids[K];
-    *ef_used = *distances = 0;
-    for (size_t i = 0; i < c->set.query_count; i++) {
-        struct search_query q = {
-            .vector = c->set.query + i * c->set.dimension, .top_k = K, .ef = ef};
-        struct search_report report;
-        store_search(store, &q, ids, &report);
-        *ef_used += report.ef / (double)c->set.query_count;
-        *distances += (double)report.code_distances / (double)c->set.query_count;
-        *expected = report.expected_recall;
-    }
-}
-
-/* The database measures its own recall in the background, after it has linked all rows. */
-static void await_measurement(const struct contest *c)
-{
-    double ef, distances, expected = 0;
-    for (double end = bench_now() + MEASUREMENT_S; expected == 0 && bench_now() < end;) {
-        tell_work(c, 0, &ef, &distances, &expected);
-        bench_sleep(0.05);
-    }
-    if (expected == 0) fprintf(stderr, "NOTE: %s: no recall was measured\n", c->set.name);
-}
-
-/* The smallest ef that reaches a recall, EF_MAX + 1 if none does. */
-static uint32_t least_ef(const struct contest *c, double recall)
-{
-    uint32_t low = K, high = EF_MAX + 1;
-    while (low < high) {
-        uint32_t middle = low + (high - low) / 2;
-        double here =
-            measure_recall(&c->ours, &c->set, &c->truth, K, middle, c->plan->args.options.threads);
-        if (here >= recall)
-            high = middle;
-        else
-            low = middle + 1;
-    }
-    return high;
-}
-
-static double seconds_each(const struct contest *c, uint32_t ef, int repeats)
-{
-    struct pass p = measure_pass(&c->ours, &c->set, K, ef, repeats, 1);
-    return p.cpu_s / (double)p.searches;
-}
-
-/* The default's time against that of the smallest sufficient ef, in turn. */
-static double time_ratio(const struct contest *c, uint32_t ef)
-{
-    double ratios[ROUNDS_MAX];
-    int repeats = 1 + (int)(0.1 / (seconds_each(c, ef, 1) * (double)c->set.query_count));
-    for (int i = 0; i < c->rounds; i++) {
-        double by_default = seconds_each(c, 0, repeats);
-        ratios[i] = by_default / seconds_each(c, ef, repeats);
-    }
-    return bench_median(ratios, (size_t)c->rounds);
-}
-
-static void judge_default(const struct plan *p, const char *name)
-{
-    static struct contest c;
-    double ef, distances, best_ef, best_distances, expected;
-    c = (struct contest){.plan = p, .rounds = p->args.rounds};
-    bench_make_set(&p->args, name, &c.set);
-    truth_of(&c.truth, &c.set, K, p->args.cache_dir, p->args.options.threads);
-    make_ours(&c);
-    await_measurement(&c);
-    double recall = measure_recall(&c.ours, &c.set, &c.truth, K, 0, p->args.options.threads);
-    uint32_t least = least_ef(&c, DEFAULT_RECALL);
-    tell_work(&c, least, &best_ef, &best_distances, &expected);
-    tell_work(&c, 0, &ef, &distances, &expected);
-    double ratio = time_ratio(&c, least);
-    printf("{\"bench\":\"recall_qps\",\"set\":\"%s\",\"source\":\"%s\",\"rows\":%zu,"
-           "\"codec\":\"%s\",\"default\":true,\"recall\":%.4f,\"expected_recall\":%.4f,"
-           "\"ef\":%.1f,\"least_ef\":%u,\"distances\":%.0f,\"least_distances\":%.0f,"
-           "\"time_ratio\":%.2f}\n",
-           c.set.name, c.set.source, c.set.base_count, c.our_cost.codec, recall, expected, ef,
-           least, distances, best_distances, ratio);
-    fflush(stdout);
-    size_t len = strlen(table);
-    if (len == 0)
-        len += (size_t)snprintf(table, sizeof table, "%-13s %-8s %7s %9s %6s %9s %9s\n", "set",
-                                "codec", "recall", "expected", "ef", "least ef", "time x");
-    if (len + 100 < sizeof table)
-        snprintf(table + len, sizeof table - len, "%-13s %-8s %7.4f %9.4f %6.0f %9u %9.2f\n",
-                 c.set.name, c.our_cost.codec, recall, expected, ef, least, ratio);
-    free_ours(&c);
-    truth_free(&c.truth);
-    dataset_free(&c.set);
-}
-
 static void usage(void)
 {
     bench_fail("usage: recall_qps [options]\n"
@@ -314,8 +205,6 @@ static bool take(struct plan *p, const char *arg)
         p->ours.shuffled = true;
     else if (strcmp(arg, "--no-peer") == 0)
         p->without_peer = true;
-    else if (strcmp(arg, "--default") == 0)
-        p->by_default = true;
     else
         return bench_args_take(&p->args, arg);
     return true;
@@ -324,21 +213,13 @@ static bool take(struct plan *p, const char *arg)
 int main(int argc, char **argv)
 {
     struct plan plan = {.ours.threads = 1, .theirs.threads = 1};
-    char generators[DATASET_GENERATORS * 64] = "";
     bench_args_init(&plan.args);
     for (int i = 1; i < argc; i++)
         if (!take(&plan, argv[i])) usage();
     if (plan.args.rounds == 0) plan.args.rounds = plan.args.quick ? QUICK_ROUNDS : ROUNDS;
-    if (plan.by_default && plan.bare) bench_fail("--default is about databases");
-    for (size_t i = 0; i < DATASET_GENERATORS; i++)
-        strcat(strcat(generators, i ? "," : ""), dataset_name(i));
-    const char *at = plan.args.sets ? plan.args.sets : plan.by_default ? generators : DEFAULT_SETS;
-    for (char name[64]; bench_next_name(&at, name);) {
-        if (plan.by_default)
-            judge_default(&plan, name);
-        else
-            compete(&plan, name);
-    }
+    const char *at = plan.args.sets ? plan.args.sets : DEFAULT_SETS;
+    for (char name[64]; bench_next_name(&at, name);)
+        compete(&plan, name);
     fputs(table, stderr);
     return 0;
 }

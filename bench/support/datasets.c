@@ -321,7 +321,7 @@ static const struct spec specs[] = {
     {"tanh768", "lsa lifted to 768-d by a random layer", COSINE, 768, 57744, 2000, lift,
      lifted_row},
     {"noise500k", "lsa and noisy copies of it", COSINE, 256, 500000, 1000, from_source, copies_row},
-    {"ordered32", "2,000 clusters, one after the other, 32-d", L2, 32, 50000, 1000, centres_far,
+    {"ordered32", "2,000 clusters, one after the other, 32-d", L2, 32, 100000, 1000, centres_far,
      ordered_row},
     {"zero64", "5,000 uniform rows around one zero vector, 64-d", L2, 64, 5001, 500, NULL,
      zero_row},
