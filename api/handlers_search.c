@@ -19,7 +19,8 @@ enum err_code search_one(struct api_app *app, struct api_request *req, struct ap
     if (rc) return rc;
 
     struct vector_rules rules = {.database = database_name(db),
-                                 .dimension = database_schema(db)->dimension};
+                                 .dimension = database_schema(db)->dimension,
+                                 .options = database_schema(db)->options};
     body_scan(req, &s);
     rc = json_vector_search(&s, &rules, &search, err);
     if (!rc) rc = json_scan_end(&s, err);

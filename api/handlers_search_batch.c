@@ -227,7 +227,8 @@ enum err_code search_batch(struct api_app *app, struct api_request *req, struct 
     mutex_init(&b->mu, LOCK_LEAF);
 
     struct vector_rules rules = {.database = database_name(db),
-                                 .dimension = database_schema(db)->dimension};
+                                 .dimension = database_schema(db)->dimension,
+                                 .options = database_schema(db)->options};
     body_scan(req, &s);
     rc = scan_searches(&s, &rules, &b->searches, &count, err);
     if (rc) goto out;

@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "api/api_private.h"
+#include "api/json_filter.h"
 #include "api/json_vectors.h"
 
 enum {
@@ -417,38 +418,60 @@ out:
     return rc;
 }
 
-enum err_code vectors_count(struct api_app *app, struct api_request *req, struct api_response *res,
-                            struct err *err)
+/* The body {"filter"?}, or nothing. */
+static enum err_code scan_filter(struct api_request *req, const struct database *db,
+                                 const struct filter **filter, struct err *err)
 {
     static const char *const names[] = {"filter", NULL};
-    struct database *db = NULL;
-    struct reader r;
     struct json_scan s;
     struct json_text key;
     uint32_t seen = 0;
     int field;
-    bool more = false;
+    bool more;
+
+    *filter = NULL;
+    body_scan(req, &s);
+    if (!json_scan_peek(&s)) return json_scan_end(&s, err);
+    if (json_scan_peek(&s) != '{')
+        return json_scan_mistyped(&s, ERR_INVALID_REQUEST,
+                                  "the body must be a JSON object with \"filter\"", err);
+    enum err_code rc = json_scan_object(&s, err);
+    while (!rc && !(rc = json_scan_member(&s, &key, &more, err)) && more) {
+        rc = json_scan_field(&key, names, &seen, &field, err);
+        if (!rc) rc = json_filter(&s, database_schema(db)->options, filter, err);
+        if (rc) json_vectors_subject(err, "the request");
+    }
+    return rc ? rc : json_scan_end(&s, err);
+}
+
+static enum err_code count_matching(struct reader *r, const struct filter *filter,
+                                    struct api_request *req, uint64_t *count, struct err *err)
+{
+    uint64_t *bits = arena_alloc(&req->arena, (filter_words(r) + 1) * sizeof *bits);
+    if (!bits) return err_set(err, ERR_NOMEM, "out of memory for a filter");
+    return filter_select(r, filter, req->may_block, bits, count, err);
+}
+
+enum err_code vectors_count(struct api_app *app, struct api_request *req, struct api_response *res,
+                            struct err *err)
+{
+    struct database *db = NULL;
+    const struct filter *filter;
+    struct reader r;
+    uint64_t count;
 
     enum err_code rc = query_none(req, err);
-    body_scan(req, &s);
-    if (!rc && json_scan_peek(&s)) {
-        rc = json_scan_object(&s, err);
-        if (!rc) rc = json_scan_member(&s, &key, &more, err);
-        if (!rc && more) {
-            rc = json_scan_field(&key, names, &seen, &field, err);
-            if (!rc)
-                rc = err_set(err, ERR_INVALID_FILTER,
-                             "has a \"filter\"; this version does not support filters yet");
-            json_vectors_subject(err, "the request");
-        }
-    }
-    if (!rc) rc = json_scan_end(&s, err);
     if (!rc) rc = acquire(app, req, &db, err);
-    if (rc) return rc;
+    if (!rc) rc = scan_filter(req, db, &filter, err);
+    if (rc) goto out;
     reader_begin(db, &r);
-    uint64_t count = reader_count(&r);
+    if (filter)
+        rc = count_matching(&r, filter, req, &count, err);
+    else
+        count = reader_count(&r);
     reader_end(&r);
-    buf_printf(answer_json(res, 200), "{\"count\":%" PRIu64 "}\n", count);
-    service_release(db);
-    return ERR_OK;
+    if (!rc) buf_printf(answer_json(res, 200), "{\"count\":%" PRIu64 "}\n", count);
+out:
+    if (db) service_release(db);
+    return rc;
 }

@@ -8,6 +8,7 @@
 
 #include "api/base64.h"
 #include "api/float_text.h"
+#include "api/json_filter.h"
 #include "storage/base/utf8.h"
 
 enum { TOP_K_MAX = 10000, SEARCH_DEPTH_MAX = 20000, EF_MAX = 32768, OVERSAMPLING_MAX = 100 };
@@ -465,7 +466,7 @@ enum err_code json_vector_search(struct json_scan *s, const struct vector_rules 
         "data",       "data_base64", "vector_id", "top_k",        "k",      "limit",   "offset",
         "filter",     "include",     "min_score", "max_distance", "params", "explain", "group_by",
         "group_size", "diversity",   NULL};
-    struct json_text key, raw;
+    struct json_text key;
     uint32_t seen = 0;
     int field;
     bool more;
@@ -498,10 +499,7 @@ enum err_code json_vector_search(struct json_scan *s, const struct vector_rules 
             rc = scan_u64(s, "offset", 0, SEARCH_DEPTH_MAX, &offset, err);
             break;
         case FILTER:
-            rc = json_scan_value(s, &raw, err);
-            if (!rc)
-                rc = err_set(err, ERR_INVALID_FILTER,
-                             "has a \"filter\"; this version does not support filters yet");
+            rc = json_filter(s, rules->options, &search->query.filter, err);
             break;
         case INCLUDE:
             if (json_scan_peek(s) != '[')

@@ -14,6 +14,7 @@
 struct vector_rules {
     const char *database; /* name, for messages */
     size_t dimension;
+    const char *options; /* of the schema, for filters; may be NULL */
     bool is_dump; /* a row of a dump: "id" as well as "vector_id", and it must have one */
     const struct vector_id *path_id; /* the id is in the path; one in the body must be equal */
 };

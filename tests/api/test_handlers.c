@@ -695,8 +695,54 @@ static void many_are_read_and_deleted_by_id(void **unused)
     expect(&a, 400, "invalid_id");
     post("/api/v1/databases/docs/vectors/get", "{\"ids\":[1],\"include\":[\"vector\"]}");
     expect(&a, 400, "invalid_request");
-    post("/api/v1/databases/docs/count", "{\"filter\":{}}");
+}
+
+static void filters_choose_what_is_counted_and_found(void **unused)
+{
+    (void)unused;
+    create("docs", "{\"dimension\":1,\"distance_metric\":\"euclidean\",\"metadata_indexes\":{"
+                   "\"at\":\"datetime\"}}");
+    post("/api/v1/databases/docs/vectors/batch",
+         "{\"vectors\":[{\"vector_id\":1,\"data\":[1],\"metadata\":{\"a\":1}},"
+         "{\"vector_id\":2,\"data\":[2],\"metadata\":{\"a\":2,\"at\":\"2026-01-01T01:00:00+01:00\"}"
+         "},"
+         "{\"vector_id\":\"x\",\"data\":[3],\"metadata\":{\"a\":[2,3]}},"
+         "{\"vector_id\":4,\"data\":[4]}]}");
+    expect(&a, 200, NULL);
+    static const struct {
+        const char *filter;
+        int count;
+    } cases[] = {
+        {"{}", 4},
+        {"{\"a\":2}", 2},
+        {"{\"a\":{\"$ne\":2}}", 2},
+        {"{\"$id\":{\"$in\":[\"x\",\"4\",9]}}", 2},
+        {"{\"at\":{\"$lte\":\"2026-01-01T00:00:00Z\"}}", 1},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        char body[200];
+        snprintf(body, sizeof body, "{\"filter\":%s}", cases[i].filter);
+        post("/api/v1/databases/docs/count", body);
+        expect(&a, 200, NULL);
+        if (number("count") != cases[i].count) fail_msg("%s: %s", cases[i].filter, a.body);
+        snprintf(body, sizeof body, "{\"data\":[4],\"top_k\":9,\"filter\":%s}", cases[i].filter);
+        post("/api/v1/databases/docs/search", body);
+        expect(&a, 200, NULL);
+        assert_int_equal(json_array_size(field("results")), cases[i].count);
+    }
+    post("/api/v1/databases/docs/search", "{\"data\":[4],\"top_k\":1,\"filter\":{\"a\":2}}");
+    has("\"vector_id\":\"x\"");
+    post("/api/v1/databases/docs/count", "");
+    assert_int_equal(number("count"), 4);
+    post("/api/v1/databases/docs/count", "{\"filter\":{\"a\":{\"$gt\":null}}}");
     expect(&a, 400, "invalid_filter");
+    has("the request has a filter in which");
+    post("/api/v1/databases/docs/count", "{\"filters\":{}}");
+    expect(&a, 400, "invalid_request");
+    post("/api/v1/databases/docs/count", "{\"filter\":{\"a\":}}");
+    expect(&a, 400, "invalid_json");
+    post("/api/v1/databases/docs/count", "[]");
+    expect(&a, 400, "invalid_request");
 }
 
 static void rows_are_listed_in_id_order(void **unused)
@@ -942,7 +988,9 @@ static void wrong_searches_are_refused(void **unused)
         {"{\"data\":[1,2],\"top_k\":1.5}", "invalid_request", "top_k"},
         {"{\"data\":[1,2],\"top_k\":1,\"k\":1}", "invalid_request", "more than one"},
         {"{\"data\":[1,2],\"offset\":20000}", "invalid_request", "offset"},
-        {"{\"data\":[1,2],\"filter\":{}}", "invalid_filter", "does not support filters yet"},
+        {"{\"data\":[1,2],\"filter\":[]}", "invalid_filter", "the search has a filter that is not"},
+        {"{\"data\":[1,2],\"filter\":{\"a\":{\"$x\":1}}}", "invalid_filter",
+         "the search has a filter with the unknown operator \"$x\" at \"a\""},
         {"{\"data\":[1,2],\"include\":[\"x\"]}", "invalid_request", "include"},
         {"{\"data\":[1,2],\"include\":\"data\"}", "invalid_request", "include"},
         {"{\"data\":[1,2],\"min_score\":\"x\"}", "invalid_request", "min_score"},
@@ -1095,6 +1143,7 @@ int main(void)
         T(wrong_vectors_are_refused_with_a_lesson),
         T(a_batch_is_all_or_nothing_and_names_the_row),
         T(many_are_read_and_deleted_by_id),
+        T(filters_choose_what_is_counted_and_found),
         T(rows_are_listed_in_id_order),
         T(a_long_page_ends_early_with_a_cursor),
         T(nearest_rows_come_first),
