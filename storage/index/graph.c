@@ -331,7 +331,8 @@ static void publish_pivots(struct graph *g, struct graph_pivots *pivots)
 static uint32_t pivots_wanted(const struct graph *g)
 {
     uint32_t linked = atomic_load_explicit(&g->linked_count, memory_order_relaxed);
-    uint32_t wanted = (uint32_t)sqrt((double)linked);
+    /* Twice as many bring no walk nearer to its end than they cost to compare. */
+    uint32_t wanted = (uint32_t)(sqrt((double)linked) / 2);
     if (wanted < PIVOTS_MIN) wanted = PIVOTS_MIN;
     if (wanted > PIVOTS_MAX) wanted = PIVOTS_MAX;
     return wanted < linked ? wanted : linked;

@@ -118,7 +118,7 @@ MUST_CHECK bool graph_link(struct graph *g, uint32_t node, uint32_t ef,
 void graph_forget(struct graph *g, uint32_t node);
 
 /* Owner: choose the entry points anew: a sample of the linked nodes whose bit in `live` is set
- * (NULL: of all), and `extra` nodes that nothing else leads to.  About sqrt(n), 64 to 1024. */
+ * (NULL: of all), and `extra` nodes that nothing else leads to.  About sqrt(n) / 2, 64 to 1024. */
 void graph_choose_pivots(struct graph *g, const uint64_t *live, const uint32_t *extra,
                          uint32_t extra_count);
 /* Owner: these, which were chosen before. */
