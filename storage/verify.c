@@ -163,6 +163,12 @@ static void take_back(struct run *run, const struct mark *m)
     run->unsure.count = m->unsure;
 }
 
+/* It ended before the second look, which a live file needs. */
+static void take_back_unsure(struct run *run, const struct mark *m)
+{
+    if (run->o->live) take_back(run, m);
+}
+
 /* What lies in a block that is not good is not looked at: it is either damaged, and that is an
  * error, or it was written meanwhile. */
 static void pass_over(struct run *run, enum verify_region region, uint64_t block)
@@ -718,8 +724,12 @@ static enum err_code check_rows(struct run *run, struct err *err)
         if (count > slot_count - from) count = slot_count - from;
         struct mark m = mark(run);
         check_slice(run, from, count);
-        if (run->stopped) return ERR_OK;
-        if (is_in_doubt(run, &m) && has_moved(run)) {
+        bool moved_now = !run->stopped && is_in_doubt(run, &m) && has_moved(run);
+        if (run->stopped) {
+            take_back_unsure(run, &m);
+            return ERR_OK;
+        }
+        if (moved_now) {
             bool usable;
             take_back(run, &m);
             run->gave_up = ++moved > MOVED_MAX;
@@ -730,7 +740,6 @@ static enum err_code check_rows(struct run *run, struct err *err)
             if (run->restart) return ERR_OK;
             continue;
         }
-        if (run->stopped) return ERR_OK;
         moved = 0;
         from += count;
     }
@@ -808,11 +817,13 @@ static enum err_code check_file(struct run *run, bool *usable, struct err *err)
     for (int attempt = 0;; attempt++) {
         take_back(run, &nothing);
         enum err_code rc = check_checkpoint(run, usable, err);
-        if (rc || run->stopped || !is_in_doubt(run, &nothing)) return rc;
-        if (!run->img.name[0] || !has_moved(run)) return ERR_OK;
-        run->gave_up = attempt >= MOVED_MAX;
-        if (run->gave_up) {
-            take_back(run, &nothing);
+        if (rc) return rc;
+        bool in_doubt = !run->stopped && is_in_doubt(run, &nothing);
+        bool moved = in_doubt && run->img.name[0] && has_moved(run);
+        if (!run->stopped && !moved) return ERR_OK;
+        run->gave_up = moved && attempt >= MOVED_MAX;
+        if (run->stopped || run->gave_up) {
+            take_back_unsure(run, &nothing);
             return ERR_OK;
         }
     }
