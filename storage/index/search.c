@@ -30,7 +30,8 @@ enum {
     EXACT_ROWS_FEW = 1000,      /* so few rows that match are compared at once         */
     PENDING_FEW = 128,          /* so few pending rows as well                         */
     RESCORE_MIN = 64,           /* rows to be compared at most, whatever k is          */
-    INLINE_ELEMENTS = 400000,   /* numbers of rows that take about 200 us              */
+    INLINE_ELEMENTS = 450000,   /* numbers of rows that take about 200 us              */
+    ROW_ELEMENTS = 64,          /* so many more is a row, however short it is          */
     INLINE_CODE_NS = 150 * 1000 /* of codes                                            */
 };
 
@@ -274,11 +275,15 @@ static void plan_filtered(struct search *s)
     }
 }
 
+static bool is_long_scan(const struct search *s, uint64_t rows)
+{
+    return rows * (s->r->db->schema.dimension + ROW_ELEMENTS) > INLINE_ELEMENTS;
+}
+
 static enum err_code make_plan(struct search *s, struct err *err)
 {
     const struct search_query *q = s->query;
     uint64_t rows = s->bits ? s->allowed : s->r->live_count;
-    uint32_t dimension = s->r->db->schema.dimension;
     s->plan = PLAN_EXACT;
     if (!s->graph)
         plan_says(s, "no graph: every row is compared");
@@ -298,8 +303,7 @@ static enum err_code make_plan(struct search *s, struct err *err)
     double ns = 0;
     if (s->plan == PLAN_EXACT) {
         uint64_t looked_at = s->bits ? rows : s->r->slot_count;
-        if (looked_at * dimension > INLINE_ELEMENTS)
-            return err_set(err, ERR_WOULD_COMPUTE, "a long scan");
+        if (is_long_scan(s, looked_at)) return err_set(err, ERR_WOULD_COMPUTE, "a long scan");
     } else {
         if (s->plan == PLAN_CODES)
             ns = (double)rows * code_ns(s);
@@ -500,8 +504,7 @@ static enum err_code find(struct search *s, struct err *err)
         }
         s->plan = PLAN_EXACT;
         plan_says(s, "too few rows came out of the index: every row was compared");
-        if (!s->may_block &&
-            (uint64_t)s->r->slot_count * s->r->db->schema.dimension > INLINE_ELEMENTS)
+        if (!s->may_block && is_long_scan(s, s->r->slot_count))
             return err_set(err, ERR_WOULD_COMPUTE, "a long scan");
     }
     s->nearest.count = 0;

@@ -239,7 +239,8 @@ static void offset_and_top_k_page_through_all_rows(void **state)
     for (int i = 0; i < 4; i++) {
         struct search_query q = {
             .vector = (const float[]){0, 0}, .top_k = refused[i][0], .offset = refused[i][1]};
-        assert_int_equal(reader_search(&r, &q, true, hits, &count, NULL, &err), ERR_INVALID_REQUEST);
+        assert_int_equal(reader_search(&r, &q, true, hits, &count, NULL, &err),
+                         ERR_INVALID_REQUEST);
     }
     struct search_query q = {.vector = (const float[]){0, NAN}, .top_k = 1};
     assert_int_equal(reader_search(&r, &q, true, hits, &count, NULL, &err), ERR_INVALID_VECTOR);
@@ -436,6 +437,19 @@ static void a_long_scan_is_left_to_who_may_block(void **state)
         reader_end(&r);
     }
     free(query);
+    service_release(db);
+
+    /* Short rows are work, too. */
+    test_create(fx->svc, "n", 1, METRIC_EUCLIDEAN);
+    db = test_acquire(fx->svc, "n");
+    for (uint64_t i = 0; i < 8000; i++)
+        test_put_number(db, i, (float)i);
+    struct search_query q = {.vector = (const float[]){0}, .top_k = 1};
+    struct reader r;
+    size_t count;
+    reader_begin(db, &r);
+    assert_int_equal(reader_search(&r, &q, false, hits, &count, NULL, &err), ERR_WOULD_COMPUTE);
+    reader_end(&r);
     service_release(db);
 }
 
