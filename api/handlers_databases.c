@@ -219,8 +219,9 @@ static void put_index_state(struct buf *out, const struct database_info *info)
 {
     static const char *const states[INDEX_STATE_COUNT] = {"exact", "building", "linking", "ready"};
     const struct vector_index_info *ix = &info->index;
-    /* A closed database is not opened to be asked; an option needs no asking. */
-    bool exact = info->open ? ix->state == INDEX_STATE_NONE : info->schema.index.kind == INDEX_FLAT;
+    /* A closed database is not opened to be asked: some things are plain without asking. */
+    bool plain = info->schema.index.kind == INDEX_FLAT || info->vector_count == 0;
+    bool exact = info->open ? ix->state == INDEX_STATE_NONE : plain;
     bool known = info->open || exact, has_graph = known && !exact;
 
     buf_printf(out, "{\"state\":\"%s\"", exact ? "exact" : known ? states[ix->state] : "closed");

@@ -39,6 +39,23 @@ def test_options_come_back(any_daemon):
         assert info.get(key, info.get("options", {}).get(key)) == value, key
 
 
+def test_a_closed_database_is_not_opened_to_be_asked(daemons):
+    daemon = daemons()
+    for name, options in (("x", {}), ("flat", {"index": {"type": "flat"}}), ("empty", {})):
+        daemon.create(name, 2, **options)
+        if name != "empty":
+            daemon.put_rows(name, range(3), [[i, 0] for i in range(3)])
+    daemon.restart()
+    for name, count in (("flat", 3), ("empty", 0)):
+        index = daemon.get(f"/databases/{name}/stats").json()["index"]
+        assert (index["state"], index["indexed_count"], index["progress"]) == ("exact", count, 1)
+    index = daemon.get("/databases/x/stats").json()["index"]
+    assert index["state"] == "closed" and daemon.get("/databases/x").json()["open"] is False
+    assert {v for k, v in index.items() if k != "state"} == {None}
+    daemon.search("x", [0, 0])
+    assert daemon.get("/databases/x/stats").json()["index"]["state"] == "exact"
+
+
 def test_index_options_survive_a_restart(daemons):
     options = {"index": {"type": "hnsw", "m": 24, "ef_construction": 150}, "quantization": "none"}
     daemon = daemons()
