@@ -150,11 +150,13 @@ enum err_code search_rescore(struct reader *r, const struct graph *g, const stru
     return ERR_OK;
 }
 
-/* Rows to compare at most. */
-static size_t rescore_most(size_t k, double oversampling)
+/* Rows to compare at most.  One bit a number tells little: what few rows miss, no number of
+ * candidates brings back. */
+static size_t rescore_most(const struct graph *g, size_t k, double oversampling)
 {
+    size_t times = g->codec.kind == CODEC_BINARY ? 8 : 1;
     if (oversampling > 0) return (size_t)((double)k * oversampling) + 1;
-    return 3 * k < RESCORE_MIN ? RESCORE_MIN : 3 * k;
+    return times * (3 * k < RESCORE_MIN ? RESCORE_MIN : 3 * k);
 }
 
 enum err_code search_graph_only(struct reader *r, struct graph *g, const float *query, uint32_t ef,
@@ -172,7 +174,7 @@ enum err_code search_graph_only(struct reader *r, struct graph *g, const float *
     rc = nearest_init(&nearest, r, k, err);
     if (rc) return rc;
     struct code_candidates c = {found.nodes, found.distances, found.count};
-    rc = search_rescore(r, g, &e, NULL, &c, rescore_most(k, 0), &nearest, &compared, err);
+    rc = search_rescore(r, g, &e, NULL, &c, rescore_most(g, k, 0), &nearest, &compared, err);
     if (!rc) nearest_sort(&nearest);
     for (size_t i = 0; i < nearest.count && !rc; i++) {
         slots[i] = nearest.heap[i].slot_number;
@@ -383,7 +385,7 @@ static enum err_code find_in_rest(struct search *s, struct err *err)
     if (rest->encoded - rest->head > PENDING_FEW) {
         from = rest->encoded;
         uint32_t count = (uint32_t)gather_rest(s, rest->head, rest->encoded, slots);
-        size_t most = rescore_most(s->wanted, s->query->oversampling);
+        size_t most = rescore_most(s->graph, s->wanted, s->query->oversampling);
         struct graph_query gq = {.vector = s->query->vector,
                                  .ef = most < EF_MAX ? (uint32_t)most : EF_MAX,
                                  .hidden = UINT32_MAX};
@@ -430,7 +432,7 @@ static enum err_code make_coded(struct search *s, struct err *err)
 static enum err_code find_by_codes(struct search *s, struct err *err)
 {
     struct graph_found found;
-    size_t most = rescore_most(s->wanted, s->query->oversampling);
+    size_t most = rescore_most(s->graph, s->wanted, s->query->oversampling);
     uint32_t nodes = atomic_load_explicit(&s->graph->node_count, memory_order_acquire);
     struct graph_query gq = {
         .vector = s->query->vector,
