@@ -106,6 +106,10 @@ static void set_factors(const struct graph *g, struct graph_arena *a, uint32_t n
 enum err_code graph_set_arena(struct graph *g, struct graph_arena *arena, struct err *err)
 {
     struct graph_arena *old = graph_arena(g);
+    if (arena->capacity > GRAPH_NODES_MAX) {
+        retire_arena(arena);
+        return err_set(err, ERR_NOMEM, "a graph has at most %d rows", GRAPH_NODES_MAX);
+    }
     size_t words = dirty_words(arena->capacity);
     arena->dirty_cells = mem_try(words * sizeof *arena->dirty_cells);
     arena->dirty_links = mem_try(words * sizeof *arena->dirty_links);
@@ -129,22 +133,35 @@ enum err_code graph_set_arena(struct graph *g, struct graph_arena *arena, struct
     return ERR_OK;
 }
 
+/* A node that somebody may be copying at the same time: its lock stays behind. */
+static void move_node(const struct graph *g, struct graph_node *to, struct graph_node *from)
+{
+    uint32_t head = atomic_load_explicit(&from->head, memory_order_relaxed);
+    for (uint32_t i = 0; i < (head & NODE_DEGREE) && i < g->degree; i++)
+        atomic_init(&to->links[i], atomic_load_explicit(&from->links[i], memory_order_relaxed));
+    atomic_init(&to->head, head & ~(uint32_t)NODE_LOCKED);
+}
+
 enum err_code graph_reserve(struct graph *g, uint32_t nodes, struct err *err)
 {
     struct graph_arena *old = graph_arena(g);
     if (old && nodes <= old->capacity) return ERR_OK;
-    /* Memory that is not touched costs nothing. */
+    if (nodes > GRAPH_NODES_MAX)
+        return err_set(err, ERR_NOMEM, "a graph has at most %d rows", GRAPH_NODES_MAX);
+    /* Memory that is not touched costs nothing, as a rule. */
     uint64_t capacity = old ? 2 * (uint64_t)old->capacity : 0;
     if (capacity < nodes) capacity = nodes;
     if (capacity < 4096) capacity = 4096;
-    if (capacity > UINT32_MAX - 1) capacity = UINT32_MAX - 1;
+    if (capacity > GRAPH_NODES_MAX) capacity = GRAPH_NODES_MAX;
     struct graph_arena *a = graph_arena_new(g, (uint32_t)capacity);
+    if (!a && nodes < capacity) a = graph_arena_new(g, nodes);
     if (!a) return err_set(err, ERR_NOMEM, "out of memory for a graph of %u rows", nodes);
     if (old) {
-        size_t used = atomic_load_explicit(&g->node_count, memory_order_relaxed);
+        uint32_t used = atomic_load_explicit(&g->node_count, memory_order_relaxed);
         if (used > old->capacity) used = old->capacity;
-        memcpy(a->cells, old->cells, used * g->codec.cell_bytes);
-        memcpy(a->nodes, old->nodes, used * g->link_bytes);
+        memcpy(a->cells, old->cells, (size_t)used * g->codec.cell_bytes);
+        for (uint32_t i = 0; i < used; i++)
+            move_node(g, graph_node(g, a, i), graph_node(g, old, i));
     }
     return graph_set_arena(g, a, err);
 }
@@ -205,7 +222,7 @@ uint64_t graph_memory(const struct graph *g)
 {
     const struct graph_pivots *pivots = graph_pivots(g);
     uint64_t nodes = atomic_load_explicit(&g->node_count, memory_order_relaxed);
-    return nodes * (g->codec.cell_bytes + g->link_bytes) +
+    return nodes * (g->codec.cell_bytes + g->link_bytes + sizeof(struct code_factors)) +
            (pivots ? (uint64_t)pivots->count * g->codec.cell_bytes : 0);
 }
 
@@ -215,8 +232,8 @@ void graph_mark_dirty(_Atomic uint64_t *bits, uint32_t node)
 {
     uint32_t group = node / GRAPH_GROUP_NODES;
     uint64_t bit = (uint64_t)1 << group % 64;
-    if (!(atomic_load_explicit(&bits[group / 64], memory_order_relaxed) & bit))
-        atomic_fetch_or_explicit(&bits[group / 64], bit, memory_order_release);
+    /* Even if it seems to be set: it may just be taken, by somebody who does not see the change. */
+    atomic_fetch_or_explicit(&bits[group / 64], bit, memory_order_release);
 }
 
 void graph_lock_node(struct graph_node *node)
@@ -322,9 +339,8 @@ bool graph_node_is_good(const struct graph *g, uint32_t node, uint32_t generatio
 
 static void publish_pivots(struct graph *g, struct graph_pivots *pivots)
 {
-    struct graph_pivots *old = graph_pivots(g);
     /* Pairs with graph_pivots(). */
-    atomic_store_explicit(&g->pivots, pivots, memory_order_release);
+    struct graph_pivots *old = atomic_exchange_explicit(&g->pivots, pivots, memory_order_acq_rel);
     if (old) epoch_retire(free_pivots, old);
 }
 
@@ -344,7 +360,7 @@ bool graph_wants_pivots(const struct graph *g)
     uint32_t wanted = pivots_wanted(g);
     uint32_t linked = atomic_load_explicit(&g->linked_count, memory_order_relaxed);
     if (!pivots) return linked > 0;
-    return pivots->count < wanted && linked > pivots->chosen_at + pivots->chosen_at / 4;
+    return pivots->count < wanted && linked > (uint64_t)pivots->chosen_at + pivots->chosen_at / 4;
 }
 
 static uint64_t next_random(uint64_t *state)
@@ -361,22 +377,57 @@ static void set_pivot(struct graph *g, const struct graph_arena *a, struct graph
     p->nodes[p->count++] = node;
 }
 
-void graph_set_pivots(struct graph *g, const uint32_t *nodes, uint32_t count)
+/* NULL: out of memory. */
+static struct graph_pivots *pivots_new(struct graph *g, const uint32_t *nodes, uint32_t count)
 {
     const struct graph_arena *a = graph_arena(g);
     struct graph_pivots *p = mem_new(struct graph_pivots);
     p->chosen_at = atomic_load_explicit(&g->linked_count, memory_order_relaxed);
-    size_t bytes = ((size_t)count + 1) * g->codec.cell_bytes;
-    p->nodes = mem_zalloc((count + 1) * sizeof *p->nodes);
-    p->cells = mem_try_aligned(bytes);
-    if (!p->cells) { /* the old ones do, too */
+    p->nodes = mem_try(count * sizeof *p->nodes);
+    p->cells = mem_try_aligned((size_t)count * g->codec.cell_bytes);
+    if (!p->nodes || !p->cells) {
         free_pivots(p);
-        return;
+        return NULL;
     }
-    for (uint32_t i = 0; i < count; i++) {
+    for (uint32_t i = 0; a && i < count; i++) {
         if (nodes[i] < a->capacity) set_pivot(g, a, p, nodes[i]);
     }
+    return p;
+}
+
+void graph_set_pivots(struct graph *g, const uint32_t *nodes, uint32_t count)
+{
+    struct graph_pivots *p = pivots_new(g, nodes, count);
+    if (!p) return; /* the old ones do, too */
+    if (p->count == 0) {
+        free_pivots(p);
+        p = NULL;
+    }
     publish_pivots(g, p);
+}
+
+enum graph_entry graph_enter_first(struct graph *g, struct graph_arena *a, uint32_t node)
+{
+    if (graph_pivots(g)) return ENTRY_THERE_IS;
+    struct graph_pivots *p = pivots_new(g, &node, 1), *none = NULL;
+    if (!p) return ENTRY_NO_MEMORY;
+    struct graph_node *n = graph_node(g, a, node);
+    uint32_t was = atomic_load_explicit(&n->head, memory_order_relaxed);
+    /* Before anybody comes this way. */
+    graph_lock_node(n);
+    graph_store_links(a, n, node, NULL, 0, NODE_LINKED);
+    /* Pairs with graph_pivots(). */
+    bool first = atomic_compare_exchange_strong_explicit(&g->pivots, &none, p, memory_order_acq_rel,
+                                                         memory_order_acquire);
+    if (!first) {
+        graph_lock_node(n);
+        graph_store_links(a, n, node, NULL, 0, was & NODE_LINKED);
+        free_pivots(p);
+        return ENTRY_THERE_IS;
+    }
+    graph_mark_dirty(a->dirty_cells, node);
+    if (!(was & NODE_LINKED)) atomic_fetch_add_explicit(&g->linked_count, 1, memory_order_relaxed);
+    return ENTRY_IS_FIRST;
 }
 
 /* One of each of as many stretches of nodes: a sample without repetition. */
@@ -389,7 +440,8 @@ void graph_choose_pivots(struct graph *g, const uint64_t *live, const uint32_t *
     uint32_t wanted = pivots_wanted(g), count = 0;
     if (!a || nodes == 0) return;
     if (nodes > a->capacity) nodes = a->capacity;
-    uint32_t *chosen = mem_zalloc(((size_t)wanted + extra_count + 1) * sizeof *chosen);
+    uint32_t *chosen = mem_try(((size_t)wanted + extra_count + 1) * sizeof *chosen);
+    if (!chosen) return;
     uint64_t random = nodes;
     for (uint32_t i = 0; i < wanted; i++) {
         uint32_t first = (uint32_t)((uint64_t)nodes * i / wanted);
@@ -429,6 +481,7 @@ static void scratch_free(void *p)
     mem_free(s->other_code);
     mem_free(s->numbers);
     mem_free(s);
+    own = NULL;
 }
 
 static void scratch_make_key(void)

@@ -35,7 +35,10 @@ enum node_head {
     NODE_LINKED = 0x200, /* it is part of the graph */
 };
 
-enum { GRAPH_GROUP_NODES = 32 }; /* what the dirty bits stand for */
+enum {
+    GRAPH_GROUP_NODES = 32,      /* what the dirty bits stand for */
+    GRAPH_NODES_MAX = INT32_MAX, /* the pool of a search has a mark of its own in their numbers */
+};
 
 /* Where codes and links lie.  Replaced as a whole by the owner; readers may go on with the old one.
  */
@@ -47,11 +50,12 @@ struct graph_arena {
     void (*release)(struct graph_arena *arena); /* unmap and free; called when no reader is left */
     void *owner;                                /* for release */
     /* One bit for each group of nodes whose cells or links changed since they were written out: set
-     * by linkers, taken by whoever writes.  Made and freed by graph.c, which carries them over. */
+     * by linkers after the change, taken by whoever writes before it reads, with an exchange that
+     * acquires.  Made and freed by graph.c, which carries them over. */
     _Atomic uint64_t *dirty_cells, *dirty_links;
 };
 
-/* Entry points: constant, replaced as a whole. */
+/* Entry points: constant, replaced as a whole; one at least. */
 struct graph_pivots {
     uint32_t chosen_at; /* linked nodes at that time */
     uint32_t count;
@@ -74,9 +78,9 @@ struct graph {
     uint32_t link_bytes;
     uint32_t ef_construction;
     _Atomic(struct graph_arena *) arena;
-    _Atomic(struct graph_pivots *) pivots;
-    _Atomic uint32_t node_count;   /* nodes below this may be part of the graph */
-    _Atomic uint32_t linked_count; /* that are */
+    _Atomic(struct graph_pivots *) pivots; /* NULL: none, there is no way into the graph */
+    _Atomic uint32_t node_count;           /* nodes below this may be part of the graph */
+    _Atomic uint32_t linked_count;         /* that are */
 };
 
 /* An empty graph without room.  ERR_NOMEM. */
@@ -86,7 +90,8 @@ MUST_CHECK enum err_code graph_new(enum metric metric, uint32_t dimension,
 void graph_free(struct graph *g); /* no reader is left; NULL is fine */
 
 /* Owner: have room for so many nodes, in memory of huge pages if the system has them; what is there
- * is copied, and the old arena released when the last reader has left it.  ERR_NOMEM. */
+ * is copied, and the old arena released when the last reader has left it.  ERR_NOMEM, for more than
+ * GRAPH_NODES_MAX, too. */
 MUST_CHECK enum err_code graph_reserve(struct graph *g, uint32_t nodes, struct err *err);
 /* Room for so many nodes, in memory as above: zeros, to be filled and given to graph_set_arena(),
  * or to graph_arena_free().  NULL: out of memory. */
@@ -96,7 +101,7 @@ void graph_arena_free(struct graph_arena *arena);
  * has room for factors, they are filled in. */
 MUST_CHECK enum err_code graph_set_arena(struct graph *g, struct graph_arena *arena,
                                          struct err *err);
-/* The memory of codes, links and pivots in bytes; any thread. */
+/* The memory of codes, links and pivots in bytes; owner or reader. */
 uint64_t graph_memory(const struct graph *g);
 
 /* ---- building ---- */
@@ -111,23 +116,26 @@ struct graph_liveness {
     void *ctx;
 };
 /* Owner or linker: make an encoded node part of the graph; `ef` candidates (0: ef_construction).
- * False: out of memory, nothing has changed. */
+ * Where all around it are dead, some of them get links to it, so that it is found through them
+ * until they are swept.  False: out of memory, nothing has changed. */
 MUST_CHECK bool graph_link(struct graph *g, uint32_t node, uint32_t ef,
                            const struct graph_liveness *alive);
 /* Owner: a dead node that no link leads to any more gives up its links. */
 void graph_forget(struct graph *g, uint32_t node);
 
-/* Owner: choose the entry points anew: a sample of the linked nodes whose bit in `live` is set
- * (NULL: of all), and `extra` nodes that nothing else leads to.  About sqrt(n) / 2, 64 to 1024. */
+/* Owner: choose the entry points anew: a sample of the linked nodes whose bit in `live` (one for
+ * each node below node_count, here and below) is set (NULL: of all), and `extra` nodes that nothing
+ * else leads to.  About sqrt(n) / 2, 64 to 1024.  Out of memory: they stay. */
 void graph_choose_pivots(struct graph *g, const uint64_t *live, const uint32_t *extra,
                          uint32_t extra_count);
-/* Owner: these, which were chosen before. */
+/* Owner: these, which were chosen before; those outside of the arena are left out. */
 void graph_set_pivots(struct graph *g, const uint32_t *nodes, uint32_t count);
 /* True if there are too few of them for the nodes that there are now: cheap. */
 bool graph_wants_pivots(const struct graph *g);
 
 /* Owner, several threads on different ranges: replace links to nodes whose bit in `dead` is set by
- * links to what those led to, for nodes first .. end-1.  `thorough` prunes anew: slower, no drift.
+ * links to what those led to, through more dead ones if need be, for nodes first .. end-1.
+ * `thorough` prunes anew: slower, no drift.
  * Returns the lists that changed. */
 uint32_t graph_sweep(struct graph *g, const uint64_t *dead, uint32_t first, uint32_t end,
                      bool thorough);
@@ -153,7 +161,7 @@ struct graph_query {
 };
 
 /* Candidates, nearest first by navigation distance; they lie in memory of the calling thread and
- * are overwritten by its next search. */
+ * are overwritten by its next call of a function that takes a graph. */
 struct graph_found {
     const uint32_t *nodes;
     const float *distances;
@@ -167,7 +175,8 @@ MUST_CHECK enum err_code graph_search(struct graph *g, const struct graph_query 
                                       struct graph_found *found, struct err *err);
 
 /* Compare codes one by one: of the nodes whose bits are set in q->allowed, or of the `count` nodes
- * at `nodes` if that is not NULL; the q->ef nearest are found.  ERR_NOMEM. */
+ * at `nodes` if that is not NULL; the q->ef nearest are found.  Numbers outside of the arena are
+ * left out.  ERR_NOMEM. */
 MUST_CHECK enum err_code graph_scan(struct graph *g, const struct graph_query *q,
                                     const uint32_t *nodes, uint32_t count,
                                     struct graph_found *found, struct err *err);

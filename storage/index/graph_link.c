@@ -1,4 +1,5 @@
 /* graph_link.c - make a node part of the graph: find its neighbours, choose links, link back. */
+#include <assert.h>
 #include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
@@ -23,9 +24,17 @@ static pthread_key_t candidates_key;
 static pthread_once_t candidates_once = PTHREAD_ONCE_INIT;
 static _Thread_local struct candidate_arrays *own;
 
+static void free_candidates(void *p)
+{
+    mem_free(p);
+    own = NULL;
+}
+
 static void make_key(void)
 {
-    (void)pthread_key_create(&candidates_key, mem_free);
+    int failed = pthread_key_create(&candidates_key, free_candidates);
+    assert(!failed);
+    (void)failed;
 }
 
 struct candidates *graph_candidates(void)
@@ -43,19 +52,27 @@ struct candidates *graph_candidates(void)
     return &own->c;
 }
 
-/* Mostly few, and nearly in order. */
-void graph_sort_candidates(struct candidates *c)
+static void sort_with_gap(struct candidates *c, uint32_t gap)
 {
-    for (uint32_t i = 1; i < c->count; i++) {
+    for (uint32_t i = gap; i < c->count; i++) {
         uint32_t node = c->nodes[i], at = i;
         float distance = c->distances[i];
-        for (; at > 0 && c->distances[at - 1] > distance; at--) {
-            c->nodes[at] = c->nodes[at - 1];
-            c->distances[at] = c->distances[at - 1];
+        for (; at >= gap && c->distances[at - gap] > distance; at -= gap) {
+            c->nodes[at] = c->nodes[at - gap];
+            c->distances[at] = c->distances[at - gap];
         }
         c->nodes[at] = node;
         c->distances[at] = distance;
     }
+}
+
+/* Shell's sort, with the gaps of Ciura ("Best increments for the average case of Shellsort", 2001).
+ * Mostly they are few; after many deletions they are a thousand. */
+void graph_sort_candidates(struct candidates *c)
+{
+    static const uint16_t gaps[] = {701, 301, 132, 57, 23, 10, 4, 1};
+    for (size_t i = 0; i < sizeof gaps / sizeof gaps[0]; i++)
+        if (gaps[i] < c->count) sort_with_gap(c, gaps[i]);
 }
 
 /* ---- choosing ---- */
@@ -137,9 +154,20 @@ static bool has_link(const uint32_t *links, uint32_t count, uint32_t node)
     return false;
 }
 
+/* The dead links of a list whose living ones were chosen: they stay as far as there is room, for
+ * they may be the way to somewhere. */
+static uint32_t keep_refused(const struct candidates *c, uint32_t limit, uint32_t *links,
+                             uint32_t count)
+{
+    for (uint32_t i = 0; i < c->count && count < limit; i++)
+        if (c->state[i] == REFUSED) links[count++] = c->nodes[i];
+    return count;
+}
+
 /* Let `from` lead to `to`, perhaps in the place of another link. */
 static void link_back(struct graph *g, struct graph_arena *a, struct graph_scratch *s,
-                      struct candidates *c, uint32_t from, uint32_t to)
+                      struct candidates *c, uint32_t from, uint32_t to,
+                      const struct graph_liveness *alive)
 {
     struct graph_node *node = graph_node(g, a, from);
     uint32_t links[BATCH_MAX] UNINITIALIZED;
@@ -164,25 +192,32 @@ static void link_back(struct graph *g, struct graph_arena *a, struct graph_scrat
     memcpy(c->distances, s->distances, count * sizeof *c->distances);
     memset(c->state, 0, count);
     graph_sort_candidates(c);
-    count = graph_choose_links(g, a, s, c, g->degree, NULL, links);
+    count = graph_choose_links(g, a, s, c, g->degree, alive, links);
+    count = keep_refused(c, g->degree, links, count);
     graph_store_links(a, node, from, links, count, flags);
 }
 
-/* The first node of all. */
-static bool is_first(struct graph *g, struct graph_arena *a, uint32_t node)
+/* The nodes nearest to `node`, as many as the pool holds; true if there may be more. */
+static bool find_candidates(struct graph *g, const struct graph_arena *a, struct graph_scratch *s,
+                            struct candidates *c, uint32_t node)
 {
-    static pthread_mutex_t mu = PTHREAD_MUTEX_INITIALIZER;
-    if (graph_pivots(g) && graph_pivots(g)->count) return false;
-    pthread_mutex_lock(&mu);
-    bool first = !graph_pivots(g) || graph_pivots(g)->count == 0;
-    if (first) {
-        graph_store_links(a, graph_node(g, a, node), node, NULL, 0, NODE_LINKED);
-        graph_mark_dirty(a->dirty_cells, node);
-        atomic_fetch_add_explicit(&g->linked_count, 1, memory_order_relaxed);
-        graph_set_pivots(g, &node, 1);
-    }
-    pthread_mutex_unlock(&mu);
-    return first;
+    struct codec_query q = {.code = s->code};
+    codec_query_from_cell(&g->codec, &q, graph_cell(g, a, node));
+    graph_walk(g, a, s, &q, node);
+    c->count = s->pool.count < CANDIDATES_MAX ? s->pool.count : CANDIDATES_MAX;
+    memcpy(c->nodes, s->pool.id, c->count * sizeof *c->nodes);
+    memcpy(c->distances, s->pool.distance, c->count * sizeof *c->distances);
+    memset(c->state, 0, c->count);
+    return s->pool.count == s->pool.limit;
+}
+
+/* Nodes that are to lead to `node`, for want of living ones: the nearest of the dead. */
+static uint32_t nearest_refused(const struct candidates *c, uint32_t limit, uint32_t *nodes)
+{
+    uint32_t count = 0;
+    for (uint32_t i = 0; i < c->count && count < limit; i++)
+        if (c->state[i] == REFUSED) nodes[count++] = c->nodes[i];
+    return count;
 }
 
 bool graph_link(struct graph *g, uint32_t node, uint32_t ef, const struct graph_liveness *alive)
@@ -192,18 +227,25 @@ bool graph_link(struct graph *g, uint32_t node, uint32_t ef, const struct graph_
     struct graph_scratch *s = graph_scratch(g, a, ef);
     struct candidates *c = graph_candidates();
     if (!s || !c) return false;
-    if (is_first(g, a, node)) return true;
+    enum graph_entry entry = graph_enter_first(g, a, node);
+    if (entry != ENTRY_THERE_IS) return entry == ENTRY_IS_FIRST;
 
-    struct codec_query q = {.code = s->code};
-    codec_query_from_cell(&g->codec, &q, graph_cell(g, a, node));
-    graph_walk(g, a, s, &q, node);
-    c->count = s->pool.count < CANDIDATES_MAX ? s->pool.count : CANDIDATES_MAX;
-    memcpy(c->nodes, s->pool.id, c->count * sizeof *c->nodes);
-    memcpy(c->distances, s->pool.distance, c->count * sizeof *c->distances);
-    memset(c->state, 0, c->count);
+    uint32_t links[BATCH_MAX] UNINITIALIZED, from[BATCH_MAX] UNINITIALIZED,
+        limit = g->degree / 2 + 1;
+    bool more = find_candidates(g, a, s, c, node);
+    uint32_t count = graph_choose_links(g, a, s, c, limit, alive, links), from_count;
+    if (count < DEGREE_MIN_FILL && more && ef <= CANDIDATES_MAX / 4) {
+        /* Nearly all are dead there: look farther, once. */
+        s = graph_scratch(g, a, 4 * ef);
+        if (!s) return false;
+        find_candidates(g, a, s, c, node);
+        count = graph_choose_links(g, a, s, c, limit, alive, links);
+    }
+    memcpy(from, links, count * sizeof *links);
+    from_count = count;
+    if (count < DEGREE_MIN_FILL)
+        from_count += nearest_refused(c, DEGREE_MIN_FILL - count, from + count);
 
-    uint32_t links[BATCH_MAX] UNINITIALIZED;
-    uint32_t count = graph_choose_links(g, a, s, c, g->degree / 2 + 1, alive, links);
     struct graph_node *n = graph_node(g, a, node);
     graph_lock_node(n);
     bool was_linked = atomic_load_explicit(&n->head, memory_order_relaxed) & NODE_LINKED;
@@ -211,7 +253,7 @@ bool graph_link(struct graph *g, uint32_t node, uint32_t ef, const struct graph_
     /* Again: whoever wrote the group out since it was encoded has left out what was not linked. */
     graph_mark_dirty(a->dirty_cells, node);
     if (!was_linked) atomic_fetch_add_explicit(&g->linked_count, 1, memory_order_relaxed);
-    for (uint32_t i = 0; i < count; i++)
-        link_back(g, a, s, c, links[i], node);
+    for (uint32_t i = 0; i < from_count; i++)
+        link_back(g, a, s, c, from[i], node, alive);
     return true;
 }

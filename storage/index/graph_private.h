@@ -87,6 +87,10 @@ static inline bool graph_is_linked(const struct graph *g, const struct graph_are
     return head & NODE_LINKED;
 }
 
+/* Make an encoded node the entry of a graph that has none.  One of several linkers is the first. */
+enum graph_entry { ENTRY_IS_FIRST, ENTRY_THERE_IS, ENTRY_NO_MEMORY };
+enum graph_entry graph_enter_first(struct graph *g, struct graph_arena *a, uint32_t node);
+
 void graph_mark_dirty(_Atomic uint64_t *bits, uint32_t node);
 
 /* Keep others from changing the links of a node; short. */
@@ -115,7 +119,7 @@ struct candidates {
 enum { CHOSEN = 1, REFUSED = 2 };
 
 /* Choose at most `limit` of them that point in different directions; those that are CHOSEN already
- * stay.  `alive` may be NULL. */
+ * stay, the dead that it would have chosen are REFUSED.  `alive` may be NULL. */
 uint32_t graph_choose_links(struct graph *g, const struct graph_arena *a, struct graph_scratch *s,
                             struct candidates *c, uint32_t limit,
                             const struct graph_liveness *alive, uint32_t *links);

@@ -6,46 +6,55 @@
 
 /* ---- links to dead nodes ---- */
 
-static bool is_candidate(const struct candidates *c, uint32_t node)
+enum { LOST_MAX = 1024 }; /* dead nodes that are looked behind, for one list */
+
+static bool is_new(struct graph_scratch *s, uint32_t node)
 {
-    for (uint32_t i = 0; i < c->count; i++)
-        if (c->nodes[i] == node) return true;
-    return false;
+    bool new = s->visited[node] != s->visit;
+    s->visited[node] = s->visit;
+    return new;
 }
 
-/* The live links of a node, then what its dead ones lead to; how many were dead. */
-static uint32_t gather(struct graph *g, const struct graph_arena *a, const uint64_t *dead,
-                       uint32_t number, struct candidates *c)
+/* The live links of a node, then what its dead ones lead to, and the dead ones behind those if they
+ * are too few.  Returns how many links are dead. */
+static uint32_t gather(struct graph *g, const struct graph_arena *a, struct graph_scratch *s,
+                       const uint64_t *dead, uint32_t number, uint32_t end, struct candidates *c)
 {
-    uint32_t links[BATCH_MAX] UNINITIALIZED, lost[BATCH_MAX] UNINITIALIZED, lost_count = 0;
-    uint32_t count = graph_links(g, graph_node(g, a, number), a->capacity, links);
+    uint32_t links[BATCH_MAX] UNINITIALIZED, lost[LOST_MAX] UNINITIALIZED, lost_count = 0;
+    uint32_t count = graph_links(g, graph_node(g, a, number), end, links);
+    (void)is_new(s, number);
     for (uint32_t i = 0; i < count; i++) {
+        if (!is_new(s, links[i])) continue;
         if (graph_bit(dead, links[i]))
             lost[lost_count++] = links[i];
         else
             c->nodes[c->count++] = links[i];
     }
     memset(c->state, CHOSEN, c->count);
-    for (uint32_t i = 0; i < lost_count; i++) {
-        count = graph_links(g, graph_node(g, a, lost[i]), a->capacity, links);
+    uint32_t lost_links = lost_count, enough = c->count + lost_links;
+    for (uint32_t i = 0; i < lost_links || (i < lost_count && c->count < enough); i++) {
+        count = graph_links(g, graph_node(g, a, lost[i]), end, links);
         for (uint32_t k = 0; k < count && c->count < CANDIDATES_MAX; k++) {
-            if (links[k] == number || graph_bit(dead, links[k]) || is_candidate(c, links[k]))
+            if (!is_new(s, links[k])) continue;
+            if (graph_bit(dead, links[k])) {
+                if (lost_count < LOST_MAX) lost[lost_count++] = links[k];
                 continue;
+            }
             c->state[c->count] = 0;
             c->nodes[c->count++] = links[k];
         }
     }
-    return lost_count;
+    return lost_links;
 }
 
 static bool repair(struct graph *g, struct graph_arena *a, const uint64_t *dead, uint32_t number,
-                   bool thorough)
+                   uint32_t end, bool thorough)
 {
     struct graph_node *node = graph_node(g, a, number);
     struct graph_scratch *s = graph_scratch(g, a, 1);
     struct candidates *c = graph_candidates();
     if (!s || !c) return false;
-    uint32_t lost = gather(g, a, dead, number, c);
+    uint32_t lost = gather(g, a, s, dead, number, end, c);
     if (lost == 0) return false;
 
     struct codec_query q = {.code = s->code};
@@ -75,10 +84,12 @@ uint32_t graph_sweep(struct graph *g, const uint64_t *dead, uint32_t first, uint
                      bool thorough)
 {
     struct graph_arena *a = graph_arena(g);
-    uint32_t changed = 0;
-    for (uint32_t node = first; node < end && node < a->capacity; node++) {
+    uint32_t changed = 0, nodes = atomic_load_explicit(&g->node_count, memory_order_acquire);
+    if (!a) return 0;
+    if (nodes > a->capacity) nodes = a->capacity;
+    for (uint32_t node = first; node < end && node < nodes; node++) {
         if (graph_bit(dead, node) || !graph_is_linked(g, a, node)) continue;
-        changed += repair(g, a, dead, node, thorough);
+        changed += repair(g, a, dead, node, nodes, thorough);
     }
     return changed;
 }
@@ -99,7 +110,7 @@ enum err_code graph_unreachable(struct graph *g, const uint64_t *live, uint32_t 
     *count = 0;
     struct graph_arena *a = graph_arena(g);
     const struct graph_pivots *pivots = graph_pivots(g);
-    if (!a || !pivots) return ERR_OK;
+    if (!a) return ERR_OK;
     uint32_t end = atomic_load_explicit(&g->node_count, memory_order_acquire), waiting = 0;
     if (end > a->capacity) end = a->capacity;
     size_t words = ((size_t)end + 63) / 64;
@@ -111,7 +122,7 @@ enum err_code graph_unreachable(struct graph *g, const uint64_t *live, uint32_t 
         return err_set(err, ERR_NOMEM, "out of memory for a walk over %u rows", end);
     }
     memset(reached, 0, words * sizeof *reached);
-    for (uint32_t i = 0; i < pivots->count; i++)
+    for (uint32_t i = 0; pivots && i < pivots->count; i++)
         if (pivots->nodes[i] < end && reach(reached, pivots->nodes[i]))
             queue[waiting++] = pivots->nodes[i];
     while (waiting > 0) {

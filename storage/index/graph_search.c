@@ -295,7 +295,7 @@ static void scan_bits(struct graph *g, const struct graph_arena *a, struct graph
                       const struct codec_query *q, const uint64_t *bits, uint32_t nodes)
 {
     uint32_t chunks[2][SCAN_CHUNK] UNINITIALIZED, counts[2] = {0, 0}, now = 0;
-    if (nodes > a->capacity) nodes = a->capacity;
+    if (nodes > a->capacity) nodes = a->capacity; /* so word * 64 stays in range */
     for (uint32_t word = 0; word * 64 < nodes; word++) {
         uint64_t left = bits[word];
         if (nodes - word * 64 < 64) left &= ((uint64_t)1 << (nodes - word * 64)) - 1;
@@ -314,6 +314,23 @@ static void scan_bits(struct graph *g, const struct graph_arena *a, struct graph
     scan_chunk(g, a, s, q, chunks[now], counts[now]);
 }
 
+static void scan_list(struct graph *g, const struct graph_arena *a, struct graph_scratch *s,
+                      const struct codec_query *q, const uint32_t *nodes, uint32_t count)
+{
+    uint32_t chunk[SCAN_CHUNK] UNINITIALIZED;
+    float distances[SCAN_CHUNK] UNINITIALIZED;
+    for (uint32_t at = 0; at < count;) {
+        uint32_t n = 0;
+        for (; at < count && n < SCAN_CHUNK; at++) {
+            chunk[n] = nodes[at];
+            n += nodes[at] < a->capacity;
+        }
+        graph_score(g, a, q, chunk, n, distances);
+        s->distances_computed += n;
+        g->codec.kernels->pool_offer(&s->pool, chunk, distances, n);
+    }
+}
+
 enum err_code graph_scan(struct graph *g, const struct graph_query *gq, const uint32_t *nodes,
                          uint32_t count, struct graph_found *found, struct err *err)
 {
@@ -323,15 +340,10 @@ enum err_code graph_scan(struct graph *g, const struct graph_query *gq, const ui
     struct graph_scratch *s = graph_scratch(g, a, gq->ef);
     if (!s) return err_set(err, ERR_NOMEM, "out of memory for a search");
     struct codec_query q = make_query(g, s, gq->vector);
-    if (nodes) {
-        for (uint32_t at = 0; at < count; at += SCAN_CHUNK) {
-            uint32_t n = count - at < SCAN_CHUNK ? count - at : SCAN_CHUNK;
-            fetch_cells(g, a, nodes + at, n < 16 ? n : 16);
-            scan_chunk(g, a, s, &q, nodes + at, n);
-        }
-    } else {
+    if (nodes)
+        scan_list(g, a, s, &q, nodes, count);
+    else
         scan_bits(g, a, s, &q, gq->allowed, gq->allowed_nodes);
-    }
     report(s, &s->pool, found);
     return ERR_OK;
 }
