@@ -1,13 +1,20 @@
 /*
  * checkpoint.c - the protocol that keeps a file whole.
  *
- *   1  Excluding the writer: fix LSN C, switch to a new log segment, mark every dirty block
- * TO_SAVE. From here a writer that meets such a block puts a copy of it aside first. 2  Sync the
- * old log segment and the .jvdb (rows of C and before lie in their slots). 3  Write the blocks as
- * of C, their checksums, the manifest and the superblock to `<name>.ckpt`, with a checksummed
- * footer; sync it and the directory. 4  Write the same blocks in place; sync. 5  Remove the .ckpt
- * and the old log segments; what they held is free for use; give private pages that nobody touched
- * since back to the file.
+ * STEP 1.  Excluding the writer: fix LSN C, switch to a new log segment, mark every dirty block
+ * TO_SAVE.  From here a writer that meets such a block puts a copy of it aside first.
+ *
+ * STEP 2.  Write the codes and links of the search index that changed (index_file_save.c), in
+ * place: they need no protection.  Sync the old log segment and the .jvdb (rows of C and before lie
+ * in their slots).
+ *
+ * STEP 3.  Write the blocks as of C, their checksums, the manifest and the superblock to
+ * `<name>.ckpt`, with a checksummed footer; sync it and the directory.
+ *
+ * STEP 4.  Write the same blocks in place; sync.
+ *
+ * STEP 5.  Remove the .ckpt and the old log segments; what they held is free for use; give private
+ * pages that nobody touched since back to the file.
  *
  * A failure up to step 3 leaves everything as it was.  One in step 4 leaves the .ckpt for the next
  * start and makes the database read-only.
@@ -35,6 +42,7 @@
 #include "storage/base/log.h"
 #include "storage/base/mem.h"
 #include "storage/base/metrics.h"
+#include "storage/index/index_file.h"
 #include "storage/manifest.h"
 
 enum {
@@ -291,6 +299,8 @@ struct run {
     uint64_t lsn, generation;
     struct buf manifest;
     uint64_t manifest_at;
+    struct index_save index; /* of the search index */
+    size_t dropped_count;    /* extents that the manifest does not name any more */
     size_t sums_at, sums_count;
     uint64_t dirty_blocks;
     uint64_t file_bytes;       /* as of C */
@@ -317,6 +327,7 @@ static void run_deinit(struct run *run)
     mem_free(run->out.buffer);
     if (!run->out.in_place) file_close(run->out.fd);
     buf_free(&run->manifest);
+    index_file_end(&run->index);
 }
 
 static struct jvdb_view *view_of(struct jvdb_file *f)
@@ -331,14 +342,15 @@ static enum err_code make_manifest(struct run *run, struct err *err)
     struct database *db = run->db;
     struct jvdb_file *f = run->file;
     uint64_t taken = 0;
+    run->dropped_count = f->dropped_count;
     for (;;) {
         struct disk_counts counts = db->store->counts;
         counts.index_root = atomic_load_explicit(&db->store->index.root, memory_order_relaxed);
         counts.index_levels = db->store->index.levels;
         counts.index_nodes = db->store->index.nodes;
         run->manifest.len = 0;
-        manifest_encode(f, &db->schema, &counts, run->generation, run->lsn, &run->manifest,
-                        &run->sums_at, &run->sums_count);
+        manifest_encode(f, &db->schema, &counts, &run->index.record, run->generation, run->lsn,
+                        &run->manifest, &run->sums_at, &run->sums_count);
         if (run->manifest.failed) {
             if (taken) space_give(&f->space, run->manifest_at, taken);
             return err_set(err, ERR_NOMEM, "out of memory for a manifest");
@@ -415,6 +427,7 @@ static enum err_code fix(struct run *run, struct err *err)
     struct jvdb_file *f = run->file;
     run->lsn = db->last_lsn;
     run->generation = f->generation + 1;
+    index_file_fix(db->store, &run->index);
     enum err_code rc = make_manifest(run, err);
     if (rc) return rc;
     rc = wal_switch(db->wal, err);
@@ -608,6 +621,7 @@ static void note_summary(struct run *run)
     space_give(&f->space, f->manifest_at, f->manifest_bytes);
     f->manifest_at = run->manifest_at;
     f->manifest_bytes = run->manifest.len;
+    jvdb_file_give_dropped(f, run->dropped_count);
 }
 
 static void finish(struct run *run)
@@ -641,6 +655,19 @@ static enum err_code fail_for_good(struct database *db, int os_errno, const char
                    db->name, what);
 }
 
+/* The codes and links that changed; without them there is no record of the search index.  0, or an
+ * errno that is one of a sync. */
+static int save_index(struct run *run)
+{
+    bool sync_failed = false;
+    int os_errno = index_file_write(run->db->store, &run->index, &sync_failed);
+    if (os_errno == 0 || sync_failed) return os_errno;
+    log_warning("database \"%s\": its search index is not kept by this checkpoint: %s",
+                run->db->name, strerror(os_errno));
+    manifest_drop_index(&run->manifest);
+    return 0;
+}
+
 /* Steps 2 to 5. */
 static enum err_code save(struct run *run, struct err *err)
 {
@@ -651,7 +678,13 @@ static enum err_code save(struct run *run, struct err *err)
         return rc;
     }
     file_yield(true);
-    int os_errno = file_write_back(run->file->fd, 0, run->file_bytes);
+    rc = jvdb_file_check_length(run->file, run->file_bytes, err); /* as of C: it may be growing */
+    if (rc) {
+        undo(run);
+        return database_check_read(db, run->file, rc, err);
+    }
+    int os_errno = save_index(run);
+    if (!os_errno) os_errno = file_write_back(run->file->fd, 0, run->file_bytes);
     if (!os_errno) os_errno = file_datasync(run->file->fd);
     if (os_errno) {
         undo(run);
@@ -685,7 +718,7 @@ static enum err_code save(struct run *run, struct err *err)
         undo(run);
         return fail_for_good(db, os_errno, "syncing its checkpoint", err);
     }
-    rc = jvdb_file_check_length(run->file, run->file_bytes, err); /* as of C: it may be growing */
+    rc = jvdb_file_check_length(run->file, run->file_bytes, err);
     if (rc) {
         undo(run);
         return database_check_read(db, run->file, rc, err);
@@ -718,6 +751,11 @@ static enum err_code check_room(struct database *db, struct err *err)
 
 static _Atomic int running;
 
+bool checkpoint_is_due(struct database *db)
+{
+    return db->wal && (database_is_dirty(db) || index_file_is_dirty(db));
+}
+
 bool checkpoint_is_running(void)
 {
     return atomic_load_explicit(&running, memory_order_relaxed) > 0;
@@ -733,6 +771,7 @@ static enum err_code run_locked(struct database *db, struct err *err)
     if (!rc) rc = check_room(db, err);
     if (!rc) rc = wal_prepare(db->wal, err);
     if (!rc) {
+        index_file_grow(db);
         mutex_lock(&db->writer);
         rc = fix(&run, err);
         mutex_unlock(&db->writer);
@@ -775,7 +814,7 @@ static enum err_code run_once(struct database *db, bool always, uint64_t bytes_m
         reserve_done(db->reserve);
     }
     if (rc) return rc;
-    if (always || (database_is_dirty(db) && wal_bytes(db->wal) >= bytes_max)) {
+    if (always || (checkpoint_is_due(db) && wal_bytes(db->wal) >= bytes_max)) {
         rc = run_locked(db, err);
         if (rc && reserve_use(db->reserve, err)) {
             rc = run_locked(db, err);
@@ -797,7 +836,7 @@ static enum err_code run_if(struct database *db, bool always, uint64_t bytes_max
 
 enum err_code checkpoint_run(struct database *db, struct err *err)
 {
-    return db->wal && database_is_dirty(db) ? run_if(db, false, 0, err) : ERR_OK;
+    return checkpoint_is_due(db) ? run_if(db, false, 0, err) : ERR_OK;
 }
 
 enum err_code checkpoint_rewrite(struct database *db, struct err *err)
@@ -842,9 +881,14 @@ enum err_code checkpoint_write_new(struct database *db, struct err *err)
 {
     struct jvdb_file *f = &db->store->file;
     struct run run = {.db = db, .file = f, .out = {.fd = f->fd, .in_place = true}};
-    run.sums_count = jvdb_file_sum_blocks(f);
     enum err_code rc = run_init(&run, err);
     if (!rc) {
+        bool sync_failed = false;
+        index_file_grow(db);
+        index_file_fix(db->store, &run.index);
+        int os_errno = index_file_write(db->store, &run.index, &sync_failed);
+        if (sync_failed) run.out.os_errno = os_errno; /* else the last step tries again */
+        run.sums_count = jvdb_file_sum_blocks(f);
         mark_dirty_blocks(&run);
         bool good = save_blocks(&run);
         rc = written(&run, good, err);
@@ -864,8 +908,11 @@ enum err_code checkpoint_finish_new(struct database *db, uint64_t generation, ui
                       .generation = generation,
                       .out = {.fd = f->fd, .in_place = true}};
     enum err_code rc = run_init(&run, err);
-    if (!rc) rc = make_manifest(&run, err);
     if (rc) goto out;
+    index_file_fix(db->store, &run.index);
+    rc = make_manifest(&run, err);
+    if (rc) goto out;
+    run.out.os_errno = save_index(&run);
     run.file_bytes = f->file_bytes;
     mark_dirty_blocks(&run);
     bool good = save_blocks(&run);

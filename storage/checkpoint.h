@@ -11,10 +11,13 @@
 
 #include "storage/database_private.h"
 
-/* Everything applied before this call is in the file when it returns.  Nothing to do: ERR_OK at
- * once.  Readers and writers go on meanwhile.  Blocks; no lock of rank LOCK_CHECKPOINT or higher
- * may be held. ERR_STORAGE_FULL: as before, try again later.  ERR_READ_ONLY: a sync failed. */
+/* Everything applied before this call is in the file when it returns, and the search index as far
+ * as it is linked.  Nothing to do: ERR_OK at once.  Readers and writers go on meanwhile.  Blocks;
+ * no lock of rank LOCK_CHECKPOINT or higher may be held. ERR_STORAGE_FULL: as before, try again
+ * later.  ERR_READ_ONLY: a sync failed. */
 MUST_CHECK enum err_code checkpoint_run(struct database *db, struct err *err);
+/* Is there something to do? */
+bool checkpoint_is_due(struct database *db);
 /* Wait for the one under way, and run one if the log is still that long. */
 MUST_CHECK enum err_code checkpoint_shorten_log(struct database *db, uint64_t bytes_max,
                                                 struct err *err);

@@ -23,6 +23,7 @@
 #include "storage/checkpoint.h"
 #include "storage/compact.h"
 #include "storage/engine.h"
+#include "storage/index/index_file.h"
 #include "storage/manifest.h"
 #include "storage/reserve.h"
 #include "storage/syncer.h"
@@ -402,13 +403,14 @@ static bool is_at(struct engine *e, const char *name, const uint8_t uuid[16], ui
 static bool wants_checkpoint(struct database *db, bool keep_log)
 {
     bool is_long = wal_bytes(db->wal) > KEPT_LOG_BYTES_MAX && !database_is_held(db);
-    return !keep_log || is_long || wal_segments(db->wal) >= WAL_SEGMENTS_MANY;
+    return !keep_log || is_long || wal_segments(db->wal) >= WAL_SEGMENTS_MANY ||
+           (index_file_is_due(db) && !database_is_held(db));
 }
 
 static bool close_is_slow(struct database *db, bool keep_log)
 {
     struct err ignored;
-    return database_is_dirty(db) && database_check_writable(db, &ignored) == ERR_OK &&
+    return checkpoint_is_due(db) && database_check_writable(db, &ignored) == ERR_OK &&
            wants_checkpoint(db, keep_log);
 }
 

@@ -10,6 +10,7 @@
 #include "storage/base/parallel.h"
 #include "storage/base/ticker.h"
 #include "storage/engine.h"
+#include "storage/index/index_file.h"
 #include "storage/syncer.h"
 
 enum { FLUSH_THREADS = 8, HOLD_S = 60 };
@@ -87,8 +88,10 @@ static void flush_some(void *ctx)
     while (take_next(r, &db, name, &rc, &err)) {
         /* Dropped or quarantined meanwhile: nothing to flush. */
         if (rc == ERR_DATABASE_NOT_FOUND || rc == ERR_QUARANTINED) continue;
-        bool due = !rc && database_is_dirty(db);
-        if (due && r->reason == FLUSH_BY_TIME && database_is_held(db)) due = false;
+        bool by_time = r->reason == FLUSH_BY_TIME;
+        bool due = !rc && (database_is_dirty(db) ||
+                           (by_time ? index_file_is_due(db) : index_file_is_dirty(db)));
+        if (due && by_time && database_is_held(db)) due = false;
         if (due) rc = r->f->engine->ops->flush(r->f->engine, db, &err);
         if (db) file_cache_release(db);
         db = NULL;

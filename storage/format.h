@@ -112,6 +112,45 @@ struct disk_region {
 };
 static_assert(sizeof(struct disk_region) == 40, "region");
 
+/* record "index", not required: what regions "codes" and "links" are part of.  Behind the struct
+ * mean_count float32 (0 or the dimension), then slot numbers: pivot_count of entry points,
+ * extra_count of those among them that nothing else leads to, aside_count of rows that have no
+ * place in a graph; then run_count of struct disk_index_run, the rows that are not linked, and
+ * step_count of struct disk_index_effort. */
+#define INDEX_RECORD "index"
+struct disk_index {
+    uint32_t codec; /* enum codec_kind */
+    uint32_t degree;
+    uint32_t ef_construction;
+    uint32_t seed; /* of the checksums of cells and links */
+    float gain;
+    float reach2;
+    uint32_t node_count;   /* slots below this may be part of it */
+    uint32_t linked_count; /* that are */
+    uint64_t reuse_lsn;    /* no link leads to rows that ended at this LSN or before */
+    uint64_t effort_rows;  /* rows when the recall was measured; 0: it was not */
+    uint32_t effort_queries;
+    uint32_t step_count;
+    uint32_t mean_count;
+    uint32_t pivot_count;
+    uint32_t extra_count;
+    uint32_t aside_count;
+    uint32_t run_count;
+    uint32_t reserved;
+};
+static_assert(sizeof(struct disk_index) == 80, "index");
+
+struct disk_index_run {
+    uint32_t first, count; /* slots; ascending, apart from each other */
+};
+static_assert(sizeof(struct disk_index_run) == 8, "index run");
+
+struct disk_index_effort {
+    uint32_t ef;     /* candidates */
+    float recall[3]; /* for the nearest 1, 10, 100 */
+};
+static_assert(sizeof(struct disk_index_effort) == 16, "index effort");
+
 /* record "sums": one CRC-32C (uint32_t) for each block of the region of block checksums */
 
 /* Region "slots", 64 bytes each: everything about a row but its numbers and its metadata. */

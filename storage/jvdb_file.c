@@ -195,6 +195,7 @@ void jvdb_file_deinit(struct jvdb_file *f)
     mem_free(f->copies);
     mem_free(f->sums_crc);
     mem_free(f->sums_dirty);
+    mem_free(f->dropped);
     *f = (struct jvdb_file){.fd = -1, .dir_fd = -1};
 }
 
@@ -316,6 +317,47 @@ enum err_code jvdb_file_grow(struct jvdb_file *f, enum region_id region, uint64_
         if (rc) return rc;
     }
     return ERR_OK;
+}
+
+void jvdb_file_shrink(struct jvdb_file *f, enum region_id region, uint32_t extents)
+{
+    assert(!f->shapes[region].is_mutable);
+    uint32_t count = atomic_load_explicit(&f->extent_count[region], memory_order_relaxed);
+    const uint64_t *offsets = view_of(f)->extents[region];
+    if (count <= extents) return;
+    atomic_store_explicit(&f->extent_count[region], extents, memory_order_release);
+    for (uint32_t e = extents; e < count; e++)
+        space_give(&f->space, offsets[e], region_extent_bytes(&f->shapes[region], e));
+}
+
+void jvdb_file_reshape(struct jvdb_file *f, enum region_id region, uint64_t cell_bytes)
+{
+    assert(region_is_index(region));
+    struct region_shape *shape = &f->shapes[region];
+    uint32_t count = atomic_load_explicit(&f->extent_count[region], memory_order_relaxed);
+    if (count) {
+        const uint64_t *offsets = view_of(f)->extents[region];
+        struct space_range *grown = mem_zalloc((f->dropped_count + count) * sizeof *grown);
+        if (f->dropped_count) memcpy(grown, f->dropped, f->dropped_count * sizeof *grown);
+        for (uint32_t e = 0; e < count; e++)
+            grown[f->dropped_count++] =
+                (struct space_range){offsets[e], region_extent_bytes(shape, e)};
+        mem_free(f->dropped);
+        f->dropped = grown;
+        atomic_store_explicit(&f->extent_count[region], 0, memory_order_release);
+    }
+    bool is_sane = region_set_cell_bytes(shape, cell_bytes);
+    assert(is_sane);
+    (void)is_sane;
+}
+
+void jvdb_file_give_dropped(struct jvdb_file *f, size_t count)
+{
+    if (count == 0) return;
+    for (size_t i = 0; i < count; i++)
+        space_give(&f->space, f->dropped[i].at, f->dropped[i].bytes);
+    f->dropped_count -= count;
+    memmove(f->dropped, f->dropped + count, f->dropped_count * sizeof *f->dropped);
 }
 
 /* ---- blocks ---- */

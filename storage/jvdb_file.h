@@ -64,7 +64,7 @@ struct jvdb_file {
     int dir_fd; /* borrowed; -1: in memory */
     char file_name[160];
     uint8_t uuid[16];
-    struct region_shape shapes[REGION_COUNT];
+    struct region_shape shapes[REGION_COUNT]; /* but those of the search index: the writer's */
 
     /* Atomic; stored by the writer, loaded by readers. */
     _Atomic(struct jvdb_view *) view;
@@ -82,6 +82,9 @@ struct jvdb_file {
     uint64_t file_bytes; /* end of the last extent */
     struct space space;
     uint64_t manifest_at, manifest_bytes;
+    /* Extents that nothing uses any more but the last checkpoint: jvdb_file_drop(). */
+    struct space_range *dropped;
+    size_t dropped_count;
 
     /* The checkpoint's (LOCK_CHECKPOINT). */
     uint64_t generation;
@@ -117,6 +120,13 @@ MUST_CHECK enum err_code jvdb_file_writable(struct jvdb_file *f, struct err *err
  * On failure nothing that was there has changed. */
 MUST_CHECK enum err_code jvdb_file_grow(struct jvdb_file *f, enum region_id region, uint64_t cells,
                                         struct err *err);
+/* Give back the extents of a region but for the first `extents`: no checkpoint knows of them. */
+void jvdb_file_shrink(struct jvdb_file *f, enum region_id region, uint32_t extents);
+/* For a region of the search index: cells of another size, from scratch.  Its extents are free for
+ * use when a checkpoint without them is finished: it calls jvdb_file_give_dropped() with what
+ * `dropped_count` was when its manifest was made. */
+void jvdb_file_reshape(struct jvdb_file *f, enum region_id region, uint64_t cell_bytes);
+void jvdb_file_give_dropped(struct jvdb_file *f, size_t count);
 /* Take `bytes` (whole blocks) of space that no checkpoint references. */
 MUST_CHECK enum err_code jvdb_file_take(struct jvdb_file *f, uint64_t bytes, uint64_t *at,
                                         struct err *err);

@@ -13,6 +13,8 @@ void manifest_deinit(struct manifest *m)
 {
     mem_free(m->schema.options);
     m->schema.options = NULL;
+    mem_free(m->index);
+    m->index = NULL;
 }
 
 struct disk_schema disk_schema_of(const struct schema *schema)
@@ -55,7 +57,8 @@ static void add_record(struct buf *out, const char *name, const void *head, size
                        const void *tail, size_t tail_bytes)
 {
     static const char zeros[8];
-    struct disk_manifest_record r = {.flags = MANIFEST_REQUIRED,
+    bool required = strcmp(name, INDEX_RECORD) != 0;
+    struct disk_manifest_record r = {.flags = required ? MANIFEST_REQUIRED : 0,
                                      .bytes = (uint32_t)(head_bytes + tail_bytes)};
     memcpy(r.name, name, strlen(name));
     buf_add(out, &r, sizeof r);
@@ -65,11 +68,10 @@ static void add_record(struct buf *out, const char *name, const void *head, size
 }
 
 void manifest_encode(struct jvdb_file *f, const struct schema *schema,
-                     const struct disk_counts *counts, uint64_t generation, uint64_t lsn,
-                     struct buf *out, size_t *sums_at, size_t *sums_count)
+                     const struct disk_counts *counts, const struct buf *index, uint64_t generation,
+                     uint64_t lsn, struct buf *out, size_t *sums_at, size_t *sums_count)
 {
-    struct disk_manifest head = {
-        .record_count = 3 + REGION_COUNT, .generation = generation, .lsn = lsn};
+    struct disk_manifest head = {.record_count = 3, .generation = generation, .lsn = lsn};
     memcpy(head.magic, MANIFEST_MAGIC, sizeof head.magic);
     memcpy(head.uuid, f->uuid, sizeof head.uuid);
     size_t start = out->len;
@@ -88,6 +90,8 @@ void manifest_encode(struct jvdb_file *f, const struct schema *schema,
             .cell_bytes = shape->cell_bytes,
             .unit_cells = shape->unit_cells,
         };
+        if (region_is_index(r) && !dr.extent_count) continue; /* it has no shape yet */
+        head.record_count++;
         memcpy(dr.name, shape->name, strlen(shape->name));
         add_record(out, "region", &dr, sizeof dr, v ? v->extents[r] : NULL,
                    dr.extent_count * sizeof(uint64_t));
@@ -101,11 +105,33 @@ void manifest_encode(struct jvdb_file *f, const struct schema *schema,
     size_t sums_bytes = *sums_count * sizeof(uint32_t);
     char *zeros = mem_zalloc(BLOCK_BYTES + sums_bytes);
     add_record(out, "sums", zeros, sums_bytes, NULL, 0);
+    if (index && index->len) {
+        add_record(out, INDEX_RECORD, index->data, index->len, NULL, 0);
+        head.record_count++;
+    }
 
     head.bytes = out->len - start;
     if (!out->failed) memcpy(out->data + start, &head, sizeof head);
     buf_add(out, zeros, (BLOCK_BYTES - head.bytes % BLOCK_BYTES) % BLOCK_BYTES);
     mem_free(zeros);
+}
+
+void manifest_drop_index(struct buf *manifest)
+{
+    struct disk_manifest head;
+    struct disk_manifest_record r;
+    memcpy(&head, manifest->data, sizeof head);
+    size_t at = sizeof head;
+    for (uint32_t i = 0; i < head.record_count; i++) {
+        memcpy(&r, manifest->data + at, sizeof r);
+        if (strncmp(r.name, INDEX_RECORD, sizeof r.name) == 0) { /* the last one */
+            memset(manifest->data + at, 0, head.bytes - at);
+            head.bytes = at;
+            head.record_count--;
+        }
+        at += sizeof r + (((size_t)r.bytes + 7) & ~(size_t)7);
+    }
+    memcpy(manifest->data, &head, sizeof head);
 }
 
 uint32_t superblock_crc(const struct disk_superblock *sb)
@@ -264,8 +290,9 @@ static bool parse_region(struct jvdb_file *f, struct cursor c, uint64_t *extents
     if (!p) return false;
     memcpy(&dr, p, sizeof dr);
     for (int r = 0; r < REGION_COUNT; r++) {
-        const struct region_shape *shape = &f->shapes[r];
+        struct region_shape *shape = &f->shapes[r];
         if (strncmp(dr.name, shape->name, sizeof dr.name) != 0) continue;
+        if (region_is_index(r) && !region_set_cell_bytes(shape, dr.cell_bytes)) return false;
         const uint8_t *offsets = take(&c, (size_t)dr.extent_count * sizeof(uint64_t));
         if (!offsets || extents[r] || dr.cell_bytes != shape->cell_bytes ||
             dr.unit_cells != shape->unit_cells || dr.is_mutable != shape->is_mutable)
@@ -290,6 +317,15 @@ static bool parse_region(struct jvdb_file *f, struct cursor c, uint64_t *extents
     }
     *is_newer = true; /* a kind of region that is not known here */
     return false;
+}
+
+/* An index is of use only as a whole: if it is too large for the memory, it is made again. */
+static void keep_index(struct manifest *m, const uint8_t *payload, uint32_t bytes)
+{
+    mem_free(m->index);
+    m->index = mem_try(bytes + 1);
+    m->index_bytes = bytes;
+    if (m->index) memcpy(m->index, payload, bytes);
 }
 
 static bool counts_are_sane(struct jvdb_file *f, const struct disk_counts *c)
@@ -353,6 +389,8 @@ bool manifest_parse(const uint8_t *bytes, const struct disk_superblock *sb, stru
             f->sums_count = r.bytes / sizeof(uint32_t);
             f->sums_crc = mem_zalloc(f->sums_count * sizeof(uint32_t) + 1);
             memcpy(f->sums_crc, payload, f->sums_count * sizeof(uint32_t));
+        } else if (strncmp(r.name, INDEX_RECORD, sizeof r.name) == 0) {
+            if (f) keep_index(m, payload, r.bytes);
         } else if (r.flags & MANIFEST_REQUIRED) {
             m->is_newer = true;
             good = false;

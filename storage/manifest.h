@@ -15,6 +15,9 @@
 struct manifest {
     struct schema schema; /* options owned: manifest_deinit() */
     struct disk_counts counts;
+    /* Record "index", as it lies in the file, owned; NULL: there is none (index_record.h). */
+    uint8_t *index;
+    size_t index_bytes;
     bool is_newer; /* it has a required record that is not known here */
 };
 void manifest_deinit(struct manifest *m);
@@ -27,10 +30,13 @@ MUST_CHECK bool disk_schema_read(const struct disk_schema *s, struct schema *sch
 
 /* Append the manifest of the file as it is now to *out, padded to whole blocks; *sums_at is where
  * the checksums of REGION_SUMS' blocks go (sums_count words, zero for now): fill them in, then
- * superblock_make().  Under the writer lock. */
+ * superblock_make().  `index`: the record of that name; NULL or empty: none.  Under the writer
+ * lock. */
 void manifest_encode(struct jvdb_file *f, const struct schema *schema,
-                     const struct disk_counts *counts, uint64_t generation, uint64_t lsn,
-                     struct buf *out, size_t *sums_at, size_t *sums_count);
+                     const struct disk_counts *counts, const struct buf *index, uint64_t generation,
+                     uint64_t lsn, struct buf *out, size_t *sums_at, size_t *sums_count);
+/* Take the record "index" out of it again. */
+void manifest_drop_index(struct buf *manifest);
 
 /* A superblock for a manifest that lies at `manifest_at`; its bytes are final. */
 struct disk_superblock superblock_make(const struct jvdb_file *f, const struct buf *manifest,

@@ -16,6 +16,7 @@
 #include "storage/base/mem.h"
 #include "storage/checkpoint.h"
 #include "storage/database_private.h"
+#include "storage/index/index_file.h"
 #include "storage/manifest.h"
 #include "storage/records.h"
 
@@ -31,7 +32,7 @@ static int write_empty_file(int fd, const uint8_t uuid[16], const struct schema 
     int os_errno = 0;
     memcpy(f.uuid, uuid, sizeof f.uuid);
     region_shapes(f.shapes, schema->dimension);
-    manifest_encode(&f, schema, &counts, 1, 0, &manifest, &sums_at, &sums_count);
+    manifest_encode(&f, schema, &counts, NULL, 1, 0, &manifest, &sums_at, &sums_count);
     if (manifest.failed) {
         os_errno = ENOMEM;
         goto out;
@@ -355,6 +356,7 @@ enum err_code database_open(int dir_fd, const char *name, const uint8_t uuid[16]
     atomic_store(&db->checkpoint_lsn, sb.lsn);
     database_publish(db, sb.lsn);
     db->wal_bytes_max = options->wal_bytes_max;
+    index_file_open(db->store, name, fd, &db->schema, &manifest);
     rc = open_log(db, options, err);
     if (!rc && wal_last_lsn(db->wal) < options->lsn_min)
         rc = wal_older_copy(name, wal_last_lsn(db->wal), options->lsn_min, err);

@@ -4,18 +4,23 @@ enum {
     SMALL_UNITS = 8, /* extents of one unit                        */
     CLASS_MAX = 13,  /* log2 of the unit from which sizes are equal */
     LAST_CLASS_EXTENT = 8 * (CLASS_MAX - 2),
+    INDEX_CELL_ALIGN = 64,
+    INDEX_UNIT_SHIFT_MIN = 6, /* 64 cells of a multiple of 64 bytes are whole blocks */
 };
+
+static void set_unit(struct region_shape *s, uint32_t shift_min, uint64_t unit_bytes_min)
+{
+    s->unit_shift = shift_min;
+    while ((s->cell_bytes << s->unit_shift) < unit_bytes_min)
+        s->unit_shift++;
+    s->unit_cells = 1u << s->unit_shift;
+}
 
 static void shape_init(struct region_shape *s, const char *name, bool is_mutable,
                        uint64_t cell_bytes, uint64_t unit_bytes_min)
 {
-    s->name = name;
-    s->is_mutable = is_mutable;
-    s->cell_bytes = cell_bytes;
-    s->unit_shift = 0;
-    while ((cell_bytes << s->unit_shift) < unit_bytes_min)
-        s->unit_shift++;
-    s->unit_cells = 1u << s->unit_shift;
+    *s = (struct region_shape){.name = name, .is_mutable = is_mutable, .cell_bytes = cell_bytes};
+    set_unit(s, 0, unit_bytes_min);
 }
 
 void region_shapes(struct region_shape shapes[REGION_COUNT], uint32_t dimension)
@@ -27,6 +32,17 @@ void region_shapes(struct region_shape shapes[REGION_COUNT], uint32_t dimension)
     shape_init(&shapes[REGION_ID_INDEX], "id_index", true, BLOCK_BYTES, UNIT_BYTES_MIN);
     /* One block of checksums covers 4 MiB of file. */
     shape_init(&shapes[REGION_SUMS], "sums", true, sizeof(uint32_t), BLOCK_BYTES);
+    shapes[REGION_CODES] = (struct region_shape){.name = "codes"};
+    shapes[REGION_LINKS] = (struct region_shape){.name = "links"};
+}
+
+bool region_set_cell_bytes(struct region_shape *shape, uint64_t cell_bytes)
+{
+    if (cell_bytes == 0 || cell_bytes % INDEX_CELL_ALIGN || cell_bytes > INDEX_CELL_BYTES_MAX)
+        return false;
+    shape->cell_bytes = cell_bytes;
+    set_unit(shape, INDEX_UNIT_SHIFT_MIN, UNIT_BYTES_MIN);
+    return true;
 }
 
 /* The extent that holds `unit`, its first unit, and the log2 of its units. */

@@ -22,6 +22,7 @@
 #include "storage/catalog.h"
 #include "storage/format.h"
 #include "storage/id_index.h"
+#include "storage/index/graph.h"
 #include "storage/manifest.h"
 #include "storage/records.h"
 #include "storage/wal.h"
@@ -106,6 +107,28 @@ static const struct field fields[] = {
     FIELD(disk_region, cell_bytes),
     FIELD(disk_region, unit_cells),
     FIELD(disk_region, reserved),
+    FIELD(disk_index, codec),
+    FIELD(disk_index, degree),
+    FIELD(disk_index, ef_construction),
+    FIELD(disk_index, seed),
+    FIELD(disk_index, gain),
+    FIELD(disk_index, reach2),
+    FIELD(disk_index, node_count),
+    FIELD(disk_index, linked_count),
+    FIELD(disk_index, reuse_lsn),
+    FIELD(disk_index, effort_rows),
+    FIELD(disk_index, effort_queries),
+    FIELD(disk_index, step_count),
+    FIELD(disk_index, mean_count),
+    FIELD(disk_index, pivot_count),
+    FIELD(disk_index, extra_count),
+    FIELD(disk_index, aside_count),
+    FIELD(disk_index, run_count),
+    FIELD(disk_index, reserved),
+    FIELD(disk_index_run, first),
+    FIELD(disk_index_run, count),
+    FIELD(disk_index_effort, ef),
+    FIELD(disk_index_effort, recall),
     FIELD(slot, key),
     FIELD(slot, birth),
     FIELD(slot, death),
@@ -117,6 +140,14 @@ static const struct field fields[] = {
     FIELD(slot, generation),
     FIELD(slot, row_crc),
     FIELD(slot, replaced_generation),
+    FIELD(code_tail, scale),
+    FIELD(code_tail, norm2),
+    FIELD(code_tail, sum),
+    FIELD(code_tail, row_norm2),
+    FIELD(code_tail, generation),
+    FIELD(code_tail, crc),
+    FIELD(graph_node, head),
+    FIELD(graph_node, check),
     FIELD(disk_record, crc),
     FIELD(disk_record, text_bytes),
     FIELD(disk_record, metadata_bytes),
@@ -194,14 +225,14 @@ static void the_tables_are_the_structs_field_by_field(void **state)
     size_t offset, bytes, found = 0, expected = 0;
     const char *at = document.data;
     while (next_line(&at, line)) {
-        if (sscanf(line, "### `struct %63[a-z_]`, %zu bytes", type, &bytes) == 2) {
+        if (sscanf(line, "### `struct %63[a-z_0-9]`, %zu bytes", type, &bytes) == 2) {
             assert_true(found < FIELD_COUNT);
             assert_string_equal(type, fields[found].type);
             assert_int_equal(bytes, fields[found].type_bytes);
             expected = 0;
             continue;
         }
-        if (sscanf(line, "| %zu | %zu | `%63[a-z_]` |", &offset, &bytes, name) != 3) continue;
+        if (sscanf(line, "| %zu | %zu | `%63[a-z_0-9]` |", &offset, &bytes, name) != 3) continue;
         assert_true(found < FIELD_COUNT);
         assert_string_equal(type, fields[found].type);
         assert_string_equal(name, fields[found].name);

@@ -1,6 +1,8 @@
 /* Superblock and manifest: nothing that a file says of itself is believed unchecked. */
 #include "tests/storage/model.h"
 
+#include "storage/base/mem.h"
+
 static struct err err;
 
 /* ---- a file with a rich manifest, and its parts ---- */
@@ -37,6 +39,11 @@ static void make_file(void)
                                      .metadata_bytes = 25};
     assert_int_equal(database_put(db, rows, 900, 16, true, &lsn, &err), ERR_OK);
     assert_int_equal(database_delete(db, &rows[7].id, 1, true, &deleted, &lsn, &err), ERR_OK);
+    struct jvdb_file *f = &db->store->file;
+    jvdb_file_reshape(f, REGION_CODES, 128);
+    jvdb_file_reshape(f, REGION_LINKS, 64);
+    assert_int_equal(jvdb_file_grow(f, REGION_CODES, 900, &err), ERR_OK);
+    assert_int_equal(jvdb_file_grow(f, REGION_LINKS, 900, &err), ERR_OK);
     assert_int_equal(checkpoint_close(db, &err), ERR_OK);
     model_close(db);
     whole = file_bytes(data_fd, "db.jvdb", &whole_len);
@@ -157,6 +164,55 @@ static void what_was_encoded_is_read(void **state)
     assert_int_equal(m.schema.dimension, 16);
     assert_int_equal(m.counts.live_count, 899);
     manifest_deinit(&m);
+}
+
+/* Of the regions of the search index: their extents, and the shapes that are the file's own. */
+static void regions_of_an_index_are_read(void **state)
+{
+    (void)state;
+    struct database_open_options options = {0};
+    struct database_host host = {0};
+    struct database *db;
+    assert_int_equal(database_open(data_fd, "db", model_uuid, &options, &host, &db, &err), ERR_OK);
+    const struct jvdb_file *f = &db->store->file;
+    assert_int_equal(f->shapes[REGION_CODES].cell_bytes, 128);
+    assert_int_equal(f->shapes[REGION_LINKS].cell_bytes, 64);
+    assert_true(region_capacity(&f->shapes[REGION_CODES], f->extent_count[REGION_CODES]) >= 900);
+    assert_true(region_capacity(&f->shapes[REGION_LINKS], f->extent_count[REGION_LINKS]) >= 900);
+    model_close(db);
+}
+
+static void a_record_of_an_index_is_read_and_can_be_taken_out_again(void **state)
+{
+    (void)state;
+    struct jvdb_file f;
+    struct manifest m = {0};
+    struct disk_counts counts = {0};
+    struct schema schema = {.dimension = 3};
+    struct buf index = {0}, with = {0}, without = {0};
+    uint64_t *extents[REGION_COUNT] = {0};
+    size_t sums_at, sums_count;
+    buf_str(&index, "anything at all");
+    assert_int_equal(jvdb_file_init(&f, data_fd, "x", model_uuid, 3, &err), ERR_OK);
+    manifest_encode(&f, &schema, &counts, &index, 5, 7, &with, &sums_at, &sums_count);
+    manifest_encode(&f, &schema, &counts, NULL, 5, 7, &without, &sums_at, &sums_count);
+    struct disk_superblock b = superblock_make(&f, &with, 0, HEADER_BYTES);
+    b.manifest_at = SUPERBLOCK_COUNT * BLOCK_BYTES;
+    jvdb_file_deinit(&f);
+    assert_true(manifest_parse((uint8_t *)with.data, &b, &f, extents, &m));
+    assert_int_equal(m.index_bytes, index.len);
+    assert_memory_equal(m.index, index.data, index.len);
+    manifest_deinit(&m);
+    manifest_drop_index(&with);
+    assert_int_equal(with.len, without.len);
+    assert_memory_equal(with.data, without.data, with.len);
+    buf_free(&index);
+    buf_free(&with);
+    buf_free(&without);
+    for (int r = 0; r < REGION_COUNT; r++)
+        mem_free(extents[r]);
+    mem_free(f.sums_crc);
+    space_deinit(&f.space);
 }
 
 static void free_space_is_what_no_extent_uses(void **state)
@@ -481,6 +537,8 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         manifest_test(what_was_encoded_is_read),
+        manifest_test(regions_of_an_index_are_read),
+        manifest_test(a_record_of_an_index_is_read_and_can_be_taken_out_again),
         manifest_test(free_space_is_what_no_extent_uses),
         manifest_test(the_superblock_of_the_greater_generation_counts),
         manifest_test(any_flipped_byte_of_a_superblock_leaves_the_other_one),

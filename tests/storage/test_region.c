@@ -14,11 +14,16 @@ enum { EXTENTS = 400 };
 
 static const uint32_t dimensions[] = {1, 3, 16, 17, 384, 768, 1000, 4096, 5000, 65536};
 
+static const struct region_shape *shapes_of_check; /* all of which one is checked */
+
 static void for_each_shape(void (*check)(const struct region_shape *shape))
 {
     for (size_t d = 0; d < sizeof dimensions / sizeof dimensions[0]; d++) {
         struct region_shape shapes[REGION_COUNT];
         region_shapes(shapes, dimensions[d]);
+        assert_true(region_set_cell_bytes(&shapes[REGION_CODES], (dimensions[d] + 127) / 64 * 64));
+        assert_true(region_set_cell_bytes(&shapes[REGION_LINKS], 64 + d * 64));
+        shapes_of_check = shapes;
         for (int r = 0; r < REGION_COUNT; r++)
             check(&shapes[r]);
     }
@@ -107,7 +112,8 @@ static void check_unit(const struct region_shape *s)
     uint64_t bytes_min = strcmp(s->name, "sums") == 0 ? BLOCK_BYTES : UNIT_BYTES_MIN;
     uint64_t unit = s->unit_cells * s->cell_bytes;
     assert_true(unit >= bytes_min);
-    assert_true(s->unit_cells == 1 || unit / 2 < bytes_min);
+    uint32_t least = region_is_index((enum region_id)(s - shapes_of_check)) ? 64 : 1;
+    assert_true(s->unit_cells == least || unit / 2 < bytes_min);
     assert_true(strlen(s->name) < sizeof((struct disk_region *)0)->name);
 }
 
@@ -150,6 +156,38 @@ static void the_formula_is_the_one_of_format_version_2(void **state)
     assert_int_equal(shapes[REGION_ID_INDEX].unit_cells, 4);
     assert_int_equal(shapes[REGION_RECORDS].unit_cells, 16384);
     assert_int_equal(shapes[REGION_SUMS].unit_cells, 1024);
+    assert_int_equal(shapes[REGION_CODES].cell_bytes, 0);
+    assert_true(region_set_cell_bytes(&shapes[REGION_CODES], 448));
+    assert_int_equal(shapes[REGION_CODES].unit_cells, 64);
+    assert_true(region_set_cell_bytes(&shapes[REGION_LINKS], 128));
+    assert_int_equal(shapes[REGION_LINKS].unit_cells, 128);
+    assert_false(shapes[REGION_LINKS].is_mutable);
+}
+
+static void cells_of_the_index_leave_no_gaps_between_extents(void **state)
+{
+    (void)state;
+    struct region_shape s = {.name = "codes"};
+    for (uint64_t bytes = 64; bytes <= INDEX_CELL_BYTES_MAX; bytes += bytes < 8192 ? 64 : 4032) {
+        assert_true(region_set_cell_bytes(&s, bytes));
+        assert_true(s.unit_cells >= 64 && s.unit_cells * bytes >= UNIT_BYTES_MIN);
+        for (uint32_t e = 0; e < 100; e += 9)
+            assert_int_equal(region_extent_bytes(&s, e),
+                             (region_capacity(&s, e + 1) - region_capacity(&s, e)) * bytes);
+    }
+}
+
+static void impossible_cells_of_the_index_are_refused(void **state)
+{
+    (void)state;
+    struct region_shape s = {.name = "links"};
+    assert_false(region_set_cell_bytes(&s, 0));
+    assert_false(region_set_cell_bytes(&s, 63));
+    assert_false(region_set_cell_bytes(&s, 96));
+    assert_false(region_set_cell_bytes(&s, INDEX_CELL_BYTES_MAX + 64));
+    assert_false(region_set_cell_bytes(&s, UINT64_MAX / 64 * 64));
+    assert_int_equal(s.cell_bytes, 0);
+    assert_true(region_set_cell_bytes(&s, INDEX_CELL_BYTES_MAX));
 }
 
 int main(void)
@@ -162,6 +200,8 @@ int main(void)
         cmocka_unit_test(a_unit_is_the_least_power_of_two_that_fills_its_bytes),
         cmocka_unit_test(rows_are_padded_to_whole_cache_lines),
         cmocka_unit_test(the_formula_is_the_one_of_format_version_2),
+        cmocka_unit_test(cells_of_the_index_leave_no_gaps_between_extents),
+        cmocka_unit_test(impossible_cells_of_the_index_are_refused),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
