@@ -102,7 +102,7 @@ $(FAULT_SHIM:%.c=$(O)/%.so): $(O)/%.so: %.c
 
 # Loops over the numbers of a code, in plain C: they are worth what makes them wide.
 ifeq ($(BUILD),release)
-$(O)/storage/index/codec.o $(O)/storage/index/graph_link.o: CFLAGS += -O3
+$(O)/storage/index/codec.o $(O)/storage/index/graph_link.o $(O)/storage/index/search.o: CFLAGS += -O3
 endif
 
 # Each file is for one instruction set; storage/kernel/kernel.c decides at run time.

@@ -54,10 +54,11 @@ double exact_score(const struct exact *e, const float *row, double distance)
     double norm2, dot;
     switch (e->metric) {
     case METRIC_COSINE:
+        if (distance <= 0.5) return 1 - distance; /* not even the last bit differs */
         dot = e->kernels->dot_norm(e->query, row, e->dimension, &norm2);
         return cosine(e, dot, norm2);
     case METRIC_DOT_PRODUCT:
-        return e->kernels->dot(e->query, row, e->dimension);
+        return 0 - distance;
     default:
         return 1 / (1 + distance);
     }

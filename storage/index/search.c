@@ -72,8 +72,8 @@ static double on_code_scale(const struct graph *g, double distance)
 static bool is_hopeless(const struct graph *g, const struct code_error *e, double worst,
                         float code_distance)
 {
-    const double sigmas = 3;
-    enum { LEARNED_FROM = 8 };
+    const double sigmas = 4;
+    enum { LEARNED_FROM = 12 };
     if (isinf(worst) || e->count < LEARNED_FROM) return false;
     double deviation = sqrt(e->squares / e->count);
     return code_distance - e->mean - sigmas * deviation > on_code_scale(g, worst);
@@ -110,7 +110,7 @@ enum err_code search_rescore(struct reader *r, const struct graph *g, const stru
     struct code_error error = {0};
     size_t done = 0;
     if (most == 0 || most > c->count) most = c->count;
-    fetch_ahead(r, c->slots, c->count < 2 * BATCH ? c->count : 2 * BATCH);
+    fetch_ahead(r, c->slots, c->count < BATCH ? c->count : BATCH);
     for (size_t at = 0; at < c->count && done < most;) {
         struct candidate batch[BATCH];
         const float *rows[BATCH];
@@ -134,9 +134,9 @@ enum err_code search_rescore(struct reader *r, const struct graph *g, const stru
             codes[n] = c->distances[at];
             rows[n++] = row;
         }
-        if (at + BATCH < c->count) {
-            size_t left = c->count - at - BATCH;
-            fetch_ahead(r, c->slots + at + BATCH, left < BATCH ? left : BATCH);
+        if (at < c->count && done + n < most) {
+            size_t left = c->count - at;
+            fetch_ahead(r, c->slots + at, left < BATCH ? left : BATCH);
         }
         exact_distances(e, rows, n, distances);
         for (size_t i = 0; i < n; i++) {
@@ -581,7 +581,10 @@ static enum err_code check_query(const struct search *s, struct err *err)
     const struct search_query *q = s->query;
     if (q->top_k < 1 || q->top_k > RESULTS_MAX || q->offset > RESULTS_MAX - q->top_k)
         return err_set(err, ERR_INVALID_REQUEST, "top_k + offset must be 1 to %d", RESULTS_MAX);
-    for (uint32_t i = 0; i < s->r->db->schema.dimension; i++)
+    uint32_t dimension = s->r->db->schema.dimension;
+    /* Squares of float32 cannot overflow a float64: the sum is finite if they all are. */
+    if (isfinite(s->r->db->kernels->dot(q->vector, q->vector, dimension))) return ERR_OK;
+    for (uint32_t i = 0; i < dimension; i++)
         if (!isfinite(q->vector[i]))
             return err_set(err, ERR_INVALID_VECTOR, "number %" PRIu32 " of the query is not finite",
                            i + 1);
