@@ -7,7 +7,8 @@
 # make torture     the fault tests with new seeds and more of everything;  HOURS=8
 # make mutants     plant the faults of tests/mutants one by one; the tests must notice each
 # make check       unit and end-to-end tests under ASan+UBSan, then under TSan
-# make bench       benchmarks; ratios measured side by side in one run
+# make bench       benchmarks; ratios measured side by side in one run.  B=recall  only those whose
+#                  name contains "recall";  BENCH_ARGS=--quick  their options (docs/BENCHMARKS.md)
 # make install     DESTDIR= PREFIX=/usr/local: programs, unit files, configuration, documents
 # make format      clang-format everything;  make lint  says what is not formatted
 # make clean       remove build/ and bin/
@@ -175,7 +176,7 @@ bench-deps: deps
 bench-programs: $(call bin,$(BENCH_SRC))
 bench: bench-deps
 	@$(MAKE) --no-print-directory all bench-programs
-	@scripts/bench.sh $(O)
+	@scripts/bench.sh $(O) '$(B)' $(BENCH_ARGS)
 
 # ---- the rest ----
 DOC_DIR := $(DESTDIR)$(PREFIX)/share/doc/jadevectordb
