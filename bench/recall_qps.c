@@ -25,7 +25,7 @@ struct plan {
     struct subject_options ours, theirs;
     struct index_options index; /* of the database */
     bool bare;                  /* the graph, not a database */
-    bool without_peer;
+    const char *peer;           /* "none": ours alone */
 };
 
 /* What both are about, and what came out. */
@@ -38,6 +38,11 @@ struct contest {
     struct ladder our_ladder, their_ladder;
     int rounds;
 };
+
+static bool has_peer(const struct plan *p)
+{
+    return strcmp(p->peer, "none") != 0;
+}
 
 static char table[TABLE_BYTES_MAX];
 
@@ -59,13 +64,14 @@ static void print_build(const struct contest *c)
 {
     const struct build_cost *a = &c->our_cost, *b = &c->their_cost;
     printf("{\"bench\":\"recall_qps\",\"set\":\"%s\",\"source\":\"%s\",\"metric\":\"%s\","
-           "\"rows\":%zu,\"dimension\":%u,\"queries\":%zu,\"subject\":\"%s\",\"codec\":\"%s\","
+           "\"rows\":%zu,\"dimension\":%u,\"queries\":%zu,\"subject\":\"%s\",\"peer\":\"%s\","
+           "\"codec\":\"%s\","
            "\"build_cpu_s\":%.2f,\"build_wall_s\":%.2f,\"row_bytes\":%.0f",
            c->set.name, c->set.source, metric_name(c->set.metric), c->set.base_count,
-           c->set.dimension, c->set.query_count, c->ours.name, a->codec, a->cpu_s, a->wall_s,
-           a->row_bytes);
-    if (!c->plan->without_peer)
-        printf(",\"hnswlib_build_cpu_s\":%.2f,\"hnswlib_row_bytes\":%.0f,\"build_ratio\":%.2f,"
+           c->set.dimension, c->set.query_count, c->ours.name, c->plan->peer, a->codec, a->cpu_s,
+           a->wall_s, a->row_bytes);
+    if (has_peer(c->plan))
+        printf(",\"peer_build_cpu_s\":%.2f,\"peer_row_bytes\":%.0f,\"build_ratio\":%.2f,"
                "\"memory_ratio\":%.2f",
                b->cpu_s, b->row_bytes, b->cpu_s / a->cpu_s, b->row_bytes / a->row_bytes);
     printf("}\n");
@@ -75,11 +81,13 @@ static void print_target(const struct contest *c, double recall)
 {
     const struct ladder *a = &c->our_ladder, *b = &c->their_ladder;
     printf(
-        "{\"bench\":\"recall_qps\",\"set\":\"%s\",\"subject\":\"%s\",\"recall\":%.2f,"
-        "\"qps_1\":%.0f,\"hnswlib_qps_1\":%.0f,\"ratio_1\":%.2f,\"qps_all\":%.0f,"
-        "\"hnswlib_qps_all\":%.0f,\"ratio_all\":%.2f,\"best_recall\":%.4f,"
-        "\"hnswlib_best_recall\":%.4f}\n",
-        c->set.name, c->ours.name, recall, ladder_median_qps(a, recall, c->rounds, false),
+        "{\"bench\":\"recall_qps\",\"set\":\"%s\",\"subject\":\"%s\",\"peer\":\"%s\",\"recall\":%."
+        "2f,"
+        "\"qps_1\":%.0f,\"peer_qps_1\":%.0f,\"ratio_1\":%.2f,\"qps_all\":%.0f,"
+        "\"peer_qps_all\":%.0f,\"ratio_all\":%.2f,\"best_recall\":%.4f,"
+        "\"peer_best_recall\":%.4f}\n",
+        c->set.name, c->ours.name, c->plan->peer, recall,
+        ladder_median_qps(a, recall, c->rounds, false),
         ladder_median_qps(b, recall, c->rounds, false),
         ladder_ratio(a, b, recall, c->rounds, false), ladder_median_qps(a, recall, c->rounds, true),
         ladder_median_qps(b, recall, c->rounds, true), ladder_ratio(a, b, recall, c->rounds, true),
@@ -95,7 +103,7 @@ static void add_to_table(const struct contest *c)
 #define ADD(...) len += (size_t)snprintf(table + len, sizeof table - len, __VA_ARGS__)
     if (len == 0)
         ADD("%-13s %-8s %9s %7s | %s\n", "set", "codec", "build x", "mem x",
-            "recall: our QPS x hnswlib's, one thread (all threads)");
+            "recall: our QPS, x the peer's on one thread (on all)");
     if (len + 400 > sizeof table) return;
     ADD("%-13s %-8s %9.2f %7.2f |", c->set.name, c->our_cost.codec,
         c->their_cost.cpu_s / c->our_cost.cpu_s, c->their_cost.row_bytes / c->our_cost.row_bytes);
@@ -105,7 +113,7 @@ static void add_to_table(const struct contest *c)
         ADD("  .%02.0f: %6.0f", 100 * target, ours);
         if (ratio > 0)
             ADD(" x%.2f (x%.2f)", ratio, ladder_ratio(a, b, target, c->rounds, true));
-        else if (!c->plan->without_peer)
+        else if (has_peer(c->plan))
             ADD(" best %.3f / %.3f", ladder_best_recall(a), ladder_best_recall(b));
     }
     ADD("\n");
@@ -113,6 +121,23 @@ static void add_to_table(const struct contest *c)
 }
 
 /* ---- one set ---- */
+
+static void make_theirs(struct contest *c)
+{
+    const struct plan *p = c->plan;
+    if (strcmp(p->peer, "hnswlib") == 0)
+        subject_hnswlib(&c->theirs, &c->set, &p->theirs, &c->their_cost);
+    else
+        subject_python(&c->theirs, p->peer, &c->set, K, &p->theirs, &c->their_cost);
+}
+
+static void free_theirs(struct contest *c)
+{
+    if (strcmp(c->plan->peer, "hnswlib") == 0)
+        subject_hnswlib_free(&c->theirs);
+    else
+        subject_python_free(&c->theirs);
+}
 
 static void make_ours(struct contest *c)
 {
@@ -140,20 +165,20 @@ static void compete(const struct plan *p, const char *name)
     truth_of(&c.truth, &c.set, K, p->args.cache_dir, threads);
     make_ours(&c);
     ladder_climb(&c.our_ladder, &c.ours, &c.set, &c.truth, K, EF_MAX, threads);
-    if (!p->without_peer) {
-        subject_hnswlib(&c.theirs, &c.set, &p->theirs, &c.their_cost);
+    if (has_peer(p)) {
+        make_theirs(&c);
         ladder_climb(&c.their_ladder, &c.theirs, &c.set, &c.truth, K, EF_MAX, threads);
     }
     ladder_race(&c.our_ladder, &c.their_ladder, &c.set, K, c.rounds, threads);
 
     print_rungs(&c, &c.our_ladder);
-    if (!p->without_peer) print_rungs(&c, &c.their_ladder);
+    if (has_peer(p)) print_rungs(&c, &c.their_ladder);
     print_build(&c);
     for (int t = 0; t < TARGETS; t++)
         print_target(&c, measure_targets[t]);
     fflush(stdout);
     add_to_table(&c);
-    if (!p->without_peer) subject_hnswlib_free(&c.theirs);
+    if (has_peer(p)) free_theirs(&c);
     free_ours(&c);
     truth_free(&c.truth);
     dataset_free(&c.set);
@@ -168,7 +193,7 @@ static void usage(void)
                "  --subject=graph      the bare graph, to tune it; with\n"
                "    --codec=int8|float32|binary --m=N --ef-construction=N --rescore=N --shuffled\n"
                "    --build-threads=N\n"
-               "  --no-peer            ours alone\n"
+               "  --peer=hnswlib       or faiss, usearch, usearch-i8 (Python packages), none\n"
                "  --default            what a search without ef costs and finds, on ten "
                "sets\n" BENCH_ARGS_HELP);
 }
@@ -203,8 +228,8 @@ static bool take(struct plan *p, const char *arg)
         p->ours.threads = atoi(value);
     else if (strcmp(arg, "--shuffled") == 0)
         p->ours.shuffled = true;
-    else if (strcmp(arg, "--no-peer") == 0)
-        p->without_peer = true;
+    else if ((value = bench_value(arg, "--peer")))
+        p->peer = value;
     else
         return bench_args_take(&p->args, arg);
     return true;
@@ -212,7 +237,7 @@ static bool take(struct plan *p, const char *arg)
 
 int main(int argc, char **argv)
 {
-    struct plan plan = {.ours.threads = 1, .theirs.threads = 1};
+    struct plan plan = {.ours.threads = 1, .theirs.threads = 1, .peer = "hnswlib"};
     bench_args_init(&plan.args);
     for (int i = 1; i < argc; i++)
         if (!take(&plan, argv[i])) usage();

@@ -71,6 +71,7 @@ static void run(struct work *w, int threads)
 struct pass measure_pass(const struct subject *s, const struct dataset *set, uint32_t k,
                          uint32_t ef, int repeats, int threads)
 {
+    if (s->pass) return s->pass(s->ctx, ef, repeats, threads);
     struct work w = {
         .subject = s, .set = set, .k = k, .ef = ef, .searches = set->query_count * (size_t)repeats};
     double begun = bench_now();
@@ -84,9 +85,25 @@ double measure_qps(const struct pass *p, int threads)
     return (double)p->searches / (threads > 1 ? p->wall_s : p->cpu_s);
 }
 
+static double recall_of_all(const struct subject *s, const struct dataset *set,
+                            const struct truth *t, uint32_t k, uint32_t ef)
+{
+    uint32_t *rows = calloc(set->query_count * k, sizeof *rows);
+    uint64_t hits = 0, best = 0;
+    if (!rows) bench_fail("no memory");
+    s->search_all(s->ctx, ef, rows);
+    for (size_t q = 0; q < set->query_count; q++) {
+        hits += truth_hits(t, set, q, k, rows + q * k, k);
+        best += truth_best(t, q, k);
+    }
+    free(rows);
+    return best ? (double)hits / (double)best : 1;
+}
+
 double measure_recall(const struct subject *s, const struct dataset *set, const struct truth *t,
                       uint32_t k, uint32_t ef, int threads)
 {
+    if (s->search_all) return recall_of_all(s, set, t, k, ef);
     struct work w = {
         .subject = s, .set = set, .truth = t, .k = k, .ef = ef, .searches = set->query_count};
     run(&w, threads);

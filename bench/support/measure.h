@@ -11,6 +11,11 @@
 
 #include "bench/support/truth.h"
 
+struct pass {
+    double wall_s, cpu_s; /* CPU: of all threads together */
+    size_t searches;
+};
+
 struct subject {
     const char *name;
     void *ctx;
@@ -18,12 +23,12 @@ struct subject {
     void (*set_ef)(void *ctx, uint32_t ef);
     /* Row numbers of the k nearest; how many.  Any number of threads at once. */
     size_t (*search)(void *ctx, const float *query, uint32_t k, uint32_t ef, uint32_t *rows);
+    /* Instead of it, for a subject in another process, which knows queries and k: time all queries;
+     * find the rows of all queries, k each. */
+    struct pass (*pass)(void *ctx, uint32_t ef, int repeats, int threads);
+    void (*search_all)(void *ctx, uint32_t ef, uint32_t *rows);
 };
 
-struct pass {
-    double wall_s, cpu_s; /* CPU: of all threads together */
-    size_t searches;
-};
 /* Search for all queries `repeats` times over. */
 struct pass measure_pass(const struct subject *s, const struct dataset *set, uint32_t k,
                          uint32_t ef, int repeats, int threads);

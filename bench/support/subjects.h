@@ -28,6 +28,12 @@ void subject_hnswlib(struct subject *s, const struct dataset *set, const struct 
                      struct build_cost *cost);
 void subject_hnswlib_free(struct subject *s);
 
+/* "faiss", "usearch" or "usearch-i8", by support/peers.py with the interpreter $BENCH_PYTHON; run
+ * from the top of the tree.  row_bytes is reckoned: numbers, 2 m links, 8 more. */
+void subject_python(struct subject *s, const char *library, const struct dataset *set, uint32_t k,
+                    const struct subject_options *o, struct build_cost *cost);
+void subject_python_free(struct subject *s);
+
 /* The graph alone (storage/index/graph.h) and a rescoring by the kernels: what a search costs
  * without snapshots, ids, tombstones.  The set must outlive it. */
 void subject_graph(struct subject *s, const struct dataset *set, const struct subject_options *o,
