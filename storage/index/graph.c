@@ -331,8 +331,9 @@ bool graph_node_is_good(const struct graph *g, uint32_t node, uint32_t generatio
     const struct graph_node *n = copy;
     uint32_t head =
         atomic_load_explicit(&((struct graph_node *)(uintptr_t)n)->head, memory_order_relaxed);
-    return (head & NODE_DEGREE) <= g->degree && !(head & ~(uint32_t)(NODE_DEGREE | NODE_LINKED)) &&
-           n->check == node_check(g, node, generation, n);
+    uint32_t degree = head & NODE_DEGREE;
+    return degree <= g->degree && !(head & ~(uint32_t)(NODE_DEGREE | NODE_LINKED | NODE_TWIN)) &&
+           (degree > 0 || !(head & NODE_TWIN)) && n->check == node_check(g, node, generation, n);
 }
 
 /* ---- pivots ---- */
@@ -414,14 +415,12 @@ enum graph_entry graph_enter_first(struct graph *g, struct graph_arena *a, uint3
     struct graph_node *n = graph_node(g, a, node);
     uint32_t was = atomic_load_explicit(&n->head, memory_order_relaxed);
     /* Before anybody comes this way. */
-    graph_lock_node(n);
-    graph_store_links(a, n, node, NULL, 0, NODE_LINKED);
+    if (!(was & NODE_LINKED)) graph_store_links(a, n, node, NULL, 0, NODE_LINKED);
     /* Pairs with graph_pivots(). */
     bool first = atomic_compare_exchange_strong_explicit(&g->pivots, &none, p, memory_order_acq_rel,
                                                          memory_order_acquire);
     if (!first) {
-        graph_lock_node(n);
-        graph_store_links(a, n, node, NULL, 0, was & NODE_LINKED);
+        if (!(was & NODE_LINKED)) graph_store_links(a, n, node, NULL, 0, 0);
         free_pivots(p);
         return ENTRY_THERE_IS;
     }

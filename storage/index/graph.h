@@ -33,6 +33,7 @@ enum node_head {
     NODE_DEGREE = 0xff,  /* how many links there are */
     NODE_LOCKED = 0x100, /* a linker is changing them */
     NODE_LINKED = 0x200, /* it is part of the graph */
+    NODE_TWIN = 0x400,   /* links[0] leads to the next of several equal nodes: graph_equal.c */
 };
 
 enum {

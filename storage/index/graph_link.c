@@ -173,6 +173,8 @@ static void link_back(struct graph *g, struct graph_arena *a, struct graph_scrat
     uint32_t links[BATCH_MAX] UNINITIALIZED;
     graph_lock_node(node);
     uint32_t flags = atomic_load_explicit(&node->head, memory_order_relaxed) & NODE_LINKED;
+    uint32_t twins = graph_twin(node, a->capacity) == NO_NODE ? 0 : 1;
+    if (twins) flags |= NODE_TWIN;
     uint32_t count = graph_links(g, node, a->capacity, links);
     if (has_link(links, count, to)) {
         graph_unlock_node(node);
@@ -184,17 +186,18 @@ static void link_back(struct graph *g, struct graph_arena *a, struct graph_scrat
         return;
     }
     links[count++] = to;
+    count -= twins; /* it stays where it is */
     struct codec_query q = {.code = s->other_code};
     codec_query_from_cell(&g->codec, &q, graph_cell(g, a, from));
-    graph_score(g, a, &q, links, count, s->distances);
+    graph_score(g, a, &q, links + twins, count, s->distances);
     c->count = count;
-    memcpy(c->nodes, links, count * sizeof *links);
+    memcpy(c->nodes, links + twins, count * sizeof *links);
     memcpy(c->distances, s->distances, count * sizeof *c->distances);
     memset(c->state, 0, count);
     graph_sort_candidates(c);
-    count = graph_choose_links(g, a, s, c, g->degree, alive, links);
-    count = keep_refused(c, g->degree, links, count);
-    graph_store_links(a, node, from, links, count, flags);
+    count = graph_choose_links(g, a, s, c, g->degree - twins, alive, links + twins);
+    count = keep_refused(c, g->degree - twins, links + twins, count);
+    graph_store_links(a, node, from, links, count + twins, flags);
 }
 
 /* The nodes nearest to `node`, as many as the pool holds; true if there may be more. */
@@ -220,6 +223,30 @@ static uint32_t nearest_refused(const struct candidates *c, uint32_t limit, uint
     return count;
 }
 
+/* The links of `node`, behind that of its ring if it has one already. */
+static void store_own_links(struct graph *g, struct graph_arena *a, uint32_t node, uint32_t *links,
+                            uint32_t count)
+{
+    struct graph_node *n = graph_node(g, a, node);
+    graph_lock_node(n);
+    uint32_t twin = graph_twin(n, a->capacity);
+    if (twin == NO_NODE) {
+        graph_store_links(a, n, node, links, count, NODE_LINKED);
+        return;
+    }
+    if (count < g->degree) count++;
+    memmove(links + 1, links, (count - 1) * sizeof *links);
+    links[0] = twin;
+    graph_store_links(a, n, node, links, count, NODE_LINKED | NODE_TWIN);
+}
+
+static void note_linked(struct graph *g, struct graph_arena *a, uint32_t node, bool was_linked)
+{
+    /* Again: whoever wrote the group out since it was encoded has left out what was not linked. */
+    graph_mark_dirty(a->dirty_cells, node);
+    if (!was_linked) atomic_fetch_add_explicit(&g->linked_count, 1, memory_order_relaxed);
+}
+
 bool graph_link(struct graph *g, uint32_t node, uint32_t ef, const struct graph_liveness *alive)
 {
     struct graph_arena *a = graph_arena(g);
@@ -230,10 +257,15 @@ bool graph_link(struct graph *g, uint32_t node, uint32_t ef, const struct graph_
     enum graph_entry entry = graph_enter_first(g, a, node);
     if (entry != ENTRY_THERE_IS) return entry == ENTRY_IS_FIRST;
 
-    uint32_t links[BATCH_MAX] UNINITIALIZED, from[BATCH_MAX] UNINITIALIZED,
-        limit = g->degree / 2 + 1;
+    bool was_linked = graph_is_linked(g, a, node);
     bool more = find_candidates(g, a, s, c, node);
-    uint32_t count = graph_choose_links(g, a, s, c, limit, alive, links), from_count;
+    if (graph_link_to_twin(g, a, c, node, alive)) {
+        note_linked(g, a, node, was_linked);
+        return true;
+    }
+    uint32_t links[BATCH_MAX] UNINITIALIZED, from[BATCH_MAX] UNINITIALIZED;
+    uint32_t limit = g->degree / 2 + 1;
+    uint32_t count = graph_choose_links(g, a, s, c, limit, alive, links);
     if (count < DEGREE_MIN_FILL && more && ef <= CANDIDATES_MAX / 4) {
         /* Nearly all are dead there: look farther, once. */
         s = graph_scratch(g, a, 4 * ef);
@@ -241,18 +273,12 @@ bool graph_link(struct graph *g, uint32_t node, uint32_t ef, const struct graph_
         find_candidates(g, a, s, c, node);
         count = graph_choose_links(g, a, s, c, limit, alive, links);
     }
+    uint32_t from_count = count;
     memcpy(from, links, count * sizeof *links);
-    from_count = count;
     if (count < DEGREE_MIN_FILL)
         from_count += nearest_refused(c, DEGREE_MIN_FILL - count, from + count);
-
-    struct graph_node *n = graph_node(g, a, node);
-    graph_lock_node(n);
-    bool was_linked = atomic_load_explicit(&n->head, memory_order_relaxed) & NODE_LINKED;
-    graph_store_links(a, n, node, links, count, NODE_LINKED);
-    /* Again: whoever wrote the group out since it was encoded has left out what was not linked. */
-    graph_mark_dirty(a->dirty_cells, node);
-    if (!was_linked) atomic_fetch_add_explicit(&g->linked_count, 1, memory_order_relaxed);
+    store_own_links(g, a, node, links, count);
+    note_linked(g, a, node, was_linked);
     for (uint32_t i = 0; i < from_count; i++)
         link_back(g, a, s, c, from[i], node, alive);
     return true;

@@ -49,6 +49,14 @@ static inline struct graph_pivots *graph_pivots(const struct graph *g)
     return atomic_load_explicit(&((struct graph *)(uintptr_t)g)->pivots, memory_order_acquire);
 }
 
+/* Was it not met before? */
+static inline bool graph_visit(struct graph_scratch *s, uint32_t node)
+{
+    bool is_new = s->visited[node] != s->visit;
+    s->visited[node] = s->visit;
+    return is_new;
+}
+
 static inline bool graph_bit(const uint64_t *bits, uint32_t i)
 {
     return bits[i / 64] >> i % 64 & 1;
@@ -65,19 +73,46 @@ static inline void graph_prefetch(const void *p)
 #endif
 }
 
-/* Links of a node as they are now: at most DEGREE_MAX numbers below `bound`. */
-static inline uint32_t graph_links(const struct graph *g, struct graph_node *node, uint32_t bound,
-                                   uint32_t *links)
+/* Links of a node from the one at `first` on, as they are now: at most DEGREE_MAX numbers below
+ * `bound`. */
+static inline uint32_t graph_links_from(const struct graph *g, struct graph_node *node,
+                                        uint32_t head, uint32_t first, uint32_t bound,
+                                        uint32_t *links)
 {
-    uint32_t degree = atomic_load_explicit(&node->head, memory_order_acquire) & NODE_DEGREE;
+    uint32_t degree = head & NODE_DEGREE;
     if (degree > g->degree) degree = g->degree;
     uint32_t count = 0;
-    for (uint32_t i = 0; i < degree; i++) {
+    for (uint32_t i = first; i < degree; i++) {
         uint32_t link = atomic_load_explicit(&node->links[i], memory_order_acquire);
         links[count] = link;
         count += link < bound;
     }
     return count;
+}
+
+/* All of them. */
+static inline uint32_t graph_links(const struct graph *g, struct graph_node *node, uint32_t bound,
+                                   uint32_t *links)
+{
+    uint32_t head = atomic_load_explicit(&node->head, memory_order_acquire);
+    return graph_links_from(g, node, head, 0, bound, links);
+}
+
+/* But that of a ring. */
+static inline uint32_t graph_other_links(const struct graph *g, struct graph_node *node,
+                                         uint32_t bound, uint32_t *links)
+{
+    uint32_t head = atomic_load_explicit(&node->head, memory_order_acquire);
+    return graph_links_from(g, node, head, head & NODE_TWIN ? 1 : 0, bound, links);
+}
+
+/* The next node of its ring; NO_NODE: it is in none. */
+static inline uint32_t graph_twin(struct graph_node *node, uint32_t bound)
+{
+    uint32_t head = atomic_load_explicit(&node->head, memory_order_acquire);
+    if (!(head & NODE_TWIN) || !(head & NODE_DEGREE)) return NO_NODE;
+    uint32_t twin = atomic_load_explicit(&node->links[0], memory_order_acquire);
+    return twin < bound ? twin : NO_NODE;
 }
 
 static inline bool graph_is_linked(const struct graph *g, const struct graph_arena *a,
@@ -125,6 +160,16 @@ uint32_t graph_choose_links(struct graph *g, const struct graph_arena *a, struct
                             const struct graph_liveness *alive, uint32_t *links);
 /* Sort by distance. */
 void graph_sort_candidates(struct candidates *c);
+
+/* ---- equal nodes: graph_equal.c ---- */
+
+/* If a living candidate equals `node`, make it follow that one in its ring, with its links. */
+bool graph_link_to_twin(struct graph *g, struct graph_arena *a, const struct candidates *c,
+                        uint32_t node, const struct graph_liveness *alive);
+/* The first living node behind `node` in its ring, not itself; NO_NODE: there is none.  Numbers are
+ * below `end`. */
+uint32_t graph_next_living_twin(const struct graph *g, const struct graph_arena *a,
+                                const uint64_t *dead, uint32_t node, uint32_t end);
 
 enum { CANDIDATES_MAX = 2048 };
 /* Arrays of CANDIDATES_MAX, the calling thread's; count 0.  NULL: out of memory. */

@@ -8,43 +8,79 @@
 
 enum { LOST_MAX = 1024 }; /* dead nodes that are looked behind, for one list */
 
-static bool is_new(struct graph_scratch *s, uint32_t node)
-{
-    bool new = s->visited[node] != s->visit;
-    s->visited[node] = s->visit;
-    return new;
-}
+/* What becomes of a list. */
+struct repair {
+    const uint64_t *dead;
+    uint32_t number, end; /* the node; all numbers are below `end` */
+    uint32_t kept, lost;  /* links; `kept` are the first candidates */
+    bool changed;
+    uint32_t behind[LOST_MAX], behind_count; /* dead nodes */
+};
 
-/* The live links of a node, then what its dead ones lead to, and the dead ones behind those if they
- * are too few.  Returns how many links are dead. */
-static uint32_t gather(struct graph *g, const struct graph_arena *a, struct graph_scratch *s,
-                       const uint64_t *dead, uint32_t number, uint32_t end, struct candidates *c)
+/* The links of a node (but for its ring, which goes on by itself) that are alive, or whose twin is:
+ * that one is in the same place. */
+static void gather_kept(struct graph *g, const struct graph_arena *a, struct graph_scratch *s,
+                        struct repair *r, struct candidates *c)
 {
-    uint32_t links[BATCH_MAX] UNINITIALIZED, lost[LOST_MAX] UNINITIALIZED, lost_count = 0;
-    uint32_t count = graph_links(g, graph_node(g, a, number), end, links);
-    (void)is_new(s, number);
+    uint32_t links[BATCH_MAX] UNINITIALIZED;
+    uint32_t count = graph_other_links(g, graph_node(g, a, r->number), r->end, links);
+    (void)graph_visit(s, r->number);
     for (uint32_t i = 0; i < count; i++) {
-        if (!is_new(s, links[i])) continue;
-        if (graph_bit(dead, links[i]))
-            lost[lost_count++] = links[i];
-        else
-            c->nodes[c->count++] = links[i];
+        uint32_t link = links[i];
+        if (!graph_visit(s, link)) continue;
+        if (graph_bit(r->dead, link)) {
+            r->changed = true;
+            r->behind[r->behind_count++] = link;
+            link = graph_next_living_twin(g, a, r->dead, link, r->end);
+            if (link == NO_NODE || !graph_visit(s, link)) continue;
+            r->behind_count--;
+        }
+        c->nodes[c->count++] = link;
     }
     memset(c->state, CHOSEN, c->count);
-    uint32_t lost_links = lost_count, enough = c->count + lost_links;
-    for (uint32_t i = 0; i < lost_links || (i < lost_count && c->count < enough); i++) {
-        count = graph_links(g, graph_node(g, a, lost[i]), end, links);
+    r->kept = c->count;
+    r->lost = r->behind_count;
+}
+
+/* What the dead ones lead to, and the dead ones behind those if that is too little. */
+static void gather_behind(struct graph *g, const struct graph_arena *a, struct graph_scratch *s,
+                          struct repair *r, struct candidates *c)
+{
+    uint32_t links[BATCH_MAX] UNINITIALIZED, enough = r->kept + r->lost;
+    for (uint32_t i = 0; i < r->lost || (i < r->behind_count && c->count < enough); i++) {
+        uint32_t count = graph_links(g, graph_node(g, a, r->behind[i]), r->end, links);
         for (uint32_t k = 0; k < count && c->count < CANDIDATES_MAX; k++) {
-            if (!is_new(s, links[k])) continue;
-            if (graph_bit(dead, links[k])) {
-                if (lost_count < LOST_MAX) lost[lost_count++] = links[k];
+            if (!graph_visit(s, links[k])) continue;
+            if (graph_bit(r->dead, links[k])) {
+                if (r->behind_count < LOST_MAX) r->behind[r->behind_count++] = links[k];
                 continue;
             }
             c->state[c->count] = 0;
             c->nodes[c->count++] = links[k];
         }
     }
-    return lost_links;
+}
+
+/* At most `limit` links: what is kept and the best of the rest, or the best of all. */
+static uint32_t choose_again(struct graph *g, const struct graph_arena *a, struct graph_scratch *s,
+                             const struct repair *r, struct candidates *c, bool thorough,
+                             uint32_t limit, uint32_t *links)
+{
+    struct codec_query q = {.code = s->code};
+    codec_query_from_cell(&g->codec, &q, graph_cell(g, a, r->number));
+    graph_score(g, a, &q, c->nodes, c->count, c->distances);
+    if (thorough) {
+        memset(c->state, 0, c->count);
+        graph_sort_candidates(c);
+    } else {
+        /* At most as many as were lost come in. */
+        struct candidates rest = {.count = c->count - r->kept,
+                                  .nodes = c->nodes + r->kept,
+                                  .distances = c->distances + r->kept};
+        graph_sort_candidates(&rest);
+        if (r->kept + r->lost < limit) limit = r->kept + r->lost;
+    }
+    return graph_choose_links(g, a, s, c, limit, NULL, links);
 }
 
 static bool repair(struct graph *g, struct graph_arena *a, const uint64_t *dead, uint32_t number,
@@ -54,29 +90,25 @@ static bool repair(struct graph *g, struct graph_arena *a, const uint64_t *dead,
     struct graph_scratch *s = graph_scratch(g, a, 1);
     struct candidates *c = graph_candidates();
     if (!s || !c) return false;
-    uint32_t lost = gather(g, a, s, dead, number, end, c);
-    if (lost == 0) return false;
-
-    struct codec_query q = {.code = s->code};
-    codec_query_from_cell(&g->codec, &q, graph_cell(g, a, number));
-    graph_score(g, a, &q, c->nodes, c->count, c->distances);
-    uint32_t kept = 0, limit = g->degree;
-    for (uint32_t i = 0; i < c->count; i++)
-        kept += c->state[i] == CHOSEN;
-    if (thorough) {
-        memset(c->state, 0, c->count);
-        graph_sort_candidates(c);
-    } else {
-        /* What is left stays, and at most as many as were lost come in. */
-        struct candidates rest = {
-            .count = c->count - kept, .nodes = c->nodes + kept, .distances = c->distances + kept};
-        graph_sort_candidates(&rest);
-        if (kept + lost < limit) limit = kept + lost;
+    struct repair r UNINITIALIZED;
+    r.dead = dead;
+    r.number = number;
+    r.end = end;
+    r.behind_count = 0;
+    uint32_t links[BATCH_MAX] UNINITIALIZED, twins = 0;
+    uint32_t twin = graph_next_living_twin(g, a, dead, number, end);
+    r.changed = twin != graph_twin(node, end);
+    if (twin != NO_NODE) {
+        links[twins++] = twin;
+        (void)graph_visit(s, twin);
     }
-    uint32_t links[BATCH_MAX] UNINITIALIZED;
-    uint32_t count = graph_choose_links(g, a, s, c, limit, NULL, links);
+    gather_kept(g, a, s, &r, c);
+    if (!r.changed) return false;
+    gather_behind(g, a, s, &r, c);
+    uint32_t count =
+        twins + choose_again(g, a, s, &r, c, thorough, g->degree - twins, links + twins);
     graph_lock_node(node);
-    graph_store_links(a, node, number, links, count, NODE_LINKED);
+    graph_store_links(a, node, number, links, count, NODE_LINKED | (twins ? NODE_TWIN : 0));
     return true;
 }
 

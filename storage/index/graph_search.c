@@ -46,17 +46,18 @@ void graph_score(const struct graph *g, const struct graph_arena *a, const struc
     }
 }
 
-/* The links of a node that were not met before. */
+/* The links of a node that were not met before.  One of equal nodes is enough for a linker. */
 static uint32_t fresh_links(const struct graph *g, const struct graph_arena *a,
-                            struct graph_scratch *s, uint32_t number, uint32_t *fresh)
+                            struct graph_scratch *s, uint32_t number, bool linking, uint32_t *fresh)
 {
     struct graph_node *node = graph_node(g, a, number);
-    uint32_t degree = atomic_load_explicit(&node->head, memory_order_acquire) & NODE_DEGREE;
+    uint32_t head = atomic_load_explicit(&node->head, memory_order_acquire);
+    uint32_t degree = head & NODE_DEGREE, first = linking && head & NODE_TWIN ? 1 : 0;
     if (degree > g->degree) degree = g->degree;
     uint16_t *visited = s->visited;
     const uint16_t visit = s->visit;
     uint32_t count = 0;
-    for (uint32_t i = 0; i < degree; i++) {
+    for (uint32_t i = first; i < degree; i++) {
         uint32_t link = atomic_load_explicit(&node->links[i], memory_order_acquire);
         if (link >= a->capacity) continue;
         fresh[count] = link;
@@ -159,7 +160,7 @@ void graph_walk(struct graph *g, const struct graph_arena *a, struct graph_scrat
             uint32_t id = pool->id[next];
             pool->id[next] = id | POOL_EXPANDED;
             s->visited_count++;
-            out->count = fresh_links(g, a, s, id, out->nodes);
+            out->count = fresh_links(g, a, s, id, q->from_cell, out->nodes);
             s->distances_computed += out->count;
             fetch_cells(g, a, out->nodes, out->count < window ? out->count : window);
             for (uint32_t z = next + 1; z < pool->count && z < next + 3; z++)
@@ -224,7 +225,7 @@ static bool walk_filtered(struct graph *g, const struct graph_arena *a, struct g
         if (gq->distances_max && s->distances_computed > gq->distances_max) return false;
         pool->id[next] = id | POOL_EXPANDED;
         s->visited_count++;
-        uint32_t fresh = fresh_links(g, a, s, id, s->fresh);
+        uint32_t fresh = fresh_links(g, a, s, id, false, s->fresh);
         s->distances_computed += fresh;
         if (next + 1 < pool->count) fetch_links(g, a, pool->id[next + 1] & ~POOL_EXPANDED);
         graph_score(g, a, q, s->fresh, fresh, s->distances);

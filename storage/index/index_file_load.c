@@ -186,15 +186,18 @@ static bool check_node(struct load *l, uint32_t node)
 static void check_links(struct load *l, uint32_t node)
 {
     struct graph_node *n = graph_node(l->g, l->a, node);
-    uint32_t degree = atomic_load_explicit(&n->head, memory_order_relaxed) & NODE_DEGREE;
-    uint32_t kept = 0;
+    uint32_t head = atomic_load_explicit(&n->head, memory_order_relaxed);
+    uint32_t degree = head & NODE_DEGREE, kept = 0, twin = head & NODE_TWIN;
     for (uint32_t i = 0; i < degree; i++) {
         uint32_t to = atomic_load_explicit(&n->links[i], memory_order_relaxed);
-        if (to >= l->node_count || to == node || !index_bit(l->linked, to)) continue;
+        if (to >= l->node_count || to == node || !index_bit(l->linked, to)) {
+            if (i == 0) twin = 0;
+            continue;
+        }
         atomic_store_explicit(&n->links[kept++], to, memory_order_relaxed);
     }
     if (kept == degree) return;
-    atomic_store_explicit(&n->head, kept | NODE_LINKED, memory_order_relaxed);
+    atomic_store_explicit(&n->head, kept | NODE_LINKED | twin, memory_order_relaxed);
     index_set_bit(l->changed_links, node / GRAPH_GROUP_NODES);
 }
 

@@ -72,6 +72,23 @@ static void copies_of_rows_do_not_cut_off_the_others(void **state)
     world_free(&w);
 }
 
+/* All rows alike: the graph is still walked to the end of ef. */
+static void fill_alike(struct world *w, uint32_t first, uint32_t end)
+{
+    for (uint32_t i = first; i < end; i++)
+        for (uint32_t k = 0; k < w->n; k++)
+            world_row(w, i)[k] = (float)k;
+}
+
+static void rows_that_are_all_alike_are_found(void **state)
+{
+    (void)state;
+    struct world w;
+    make(&w, METRIC_COSINE, CODEC_INT8, 16, 1000, fill_alike);
+    assert_true(search(&w, world_row(&w, 0), 100).found.count == 100);
+    world_free(&w);
+}
+
 /* Far apart, and each tighter than one step of an int8 code. */
 static void fill_clusters(struct world *w, uint32_t first, uint32_t end)
 {
@@ -210,6 +227,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_zero_vector_amid_all_others_hides_nobody),
         cmocka_unit_test(copies_of_rows_do_not_cut_off_the_others),
+        cmocka_unit_test(rows_that_are_all_alike_are_found),
         cmocka_unit_test(tight_clusters_are_told_apart_by_float32),
         cmocka_unit_test(a_row_that_is_updated_all_the_time_is_found),
         cmocka_unit_test(rows_after_a_clearance_are_found),
