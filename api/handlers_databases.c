@@ -298,8 +298,11 @@ enum err_code databases_stats(struct api_app *app, struct api_request *req,
     }
     buf_str(out, ",\"index\":");
     put_index_state(out, &info);
-    buf_printf(out, ",\"memory\":{\"vector_bytes\":%" PRIu64 ",\"index_bytes\":%" PRIu64 "}}\n",
-               info.vector_count * info.schema.dimension * sizeof(float), info.index.memory_bytes);
+    buf_printf(out,
+               ",\"memory\":{\"vector_bytes\":%" PRIu64 ",\"index_bytes\":%" PRIu64
+               ",\"filter_bytes\":%" PRIu64 "}}\n",
+               info.vector_count * info.schema.dimension * sizeof(float), info.index.memory_bytes,
+               info.filter_bytes);
     database_info_deinit(&info);
     return ERR_OK;
 }

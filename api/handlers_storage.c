@@ -59,7 +59,8 @@ enum err_code storage_stats(struct api_app *app, struct api_request *req, struct
                s.disk_free_bytes, s.disk_total_bytes);
     buf_printf(out,
                ",\"memory\":{\"rss_bytes\":%" PRIu64 ",\"index_bytes\":%" PRIu64
-               "},\"uptime_seconds\":%" PRIu64 "}\n",
-               process_rss_bytes(), s.index_bytes, (clock_ns() - app->started_ns) / 1000000000);
+               ",\"filter_bytes\":%" PRIu64 "},\"uptime_seconds\":%" PRIu64 "}\n",
+               process_rss_bytes(), s.index_bytes, s.filter_bytes,
+               (clock_ns() - app->started_ns) / 1000000000);
     return ERR_OK;
 }

@@ -37,7 +37,9 @@
 #include "storage/base/metrics.h"
 #include "storage/checkpoint.h"
 #include "storage/database_private.h"
+#include "storage/filter/columns.h"
 #include "storage/records.h"
+#include "storage/visibility.h"
 
 /* See id_index.c for why these are acquire and release. */
 #define SET(field, value) __atomic_store_n(&(field), (value), __ATOMIC_RELEASE)
@@ -59,6 +61,8 @@ struct store *store_new(const struct schema *schema)
     store->file.fd = store->file.dir_fd = -1;
     store->counts.next_id = 1;
     store->vectors = vector_index_new(schema);
+    store->visibility = visibility_new();
+    store->columns = columns_new();
     return store;
 }
 
@@ -66,6 +70,8 @@ void store_free(struct store *store)
 {
     if (!store) return;
     vector_index_free(store->vectors);
+    columns_free(store->columns);
+    visibility_free(store->visibility);
     jvdb_file_deinit(&store->file);
     mem_free(store);
 }
@@ -193,6 +199,17 @@ void database_index_info(struct database *db, struct vector_index_info *info)
     epoch_leave();
     if (info->state == INDEX_STATE_NONE)
         info->indexed_count = atomic_load_explicit(&db->live_count, memory_order_relaxed);
+}
+
+uint64_t database_filter_bytes(struct database *db)
+{
+    struct columns_info info;
+    epoch_enter();
+    const struct store *store = atomic_load_explicit(&db->store, memory_order_acquire);
+    columns_info(store->columns, &info);
+    uint64_t bytes = info.bytes + visibility_memory(store->visibility);
+    epoch_leave();
+    return bytes;
 }
 
 bool database_is_held(struct database *db)
@@ -405,6 +422,7 @@ static enum err_code end_row(struct database *db, uint32_t number, uint64_t lsn,
     touch(db, number);
     SET(s->death, lsn);
     vector_index_end(db->store->vectors, number);
+    visibility_death(db->store->visibility, number, lsn);
     s->next_dead = 0;
     if (c->dead_last) {
         struct slot *last = slot_change(db, c->dead_last - 1);
@@ -495,6 +513,8 @@ static enum err_code apply_put(struct database *db, uint64_t lsn, struct row_op 
     SET(s->death, SLOT_NEVER);
     SET(s->birth, lsn);
     vector_index_put(db->store->vectors, h->slot);
+    visibility_birth(db->store->visibility, h->slot, db->store->counts.slot_count, lsn,
+                     h->expires_at_ms != 0);
     touch(db, h->slot);
     if (h->record_at) {
         uint64_t end = h->record_at - 1 + records_size(h->text_bytes, h->metadata_bytes);
@@ -537,7 +557,10 @@ void database_publish_store(struct database *db, uint64_t lsn, struct store *sto
     struct store *old = db->store;
     uint32_t version = atomic_load_explicit(&db->snapshot_version, memory_order_relaxed);
     atomic_store_explicit(&db->snapshot_version, version + 1, memory_order_release);
-    if (store != old) atomic_store_explicit(&db->store, store, memory_order_release);
+    if (store != old) {
+        columns_inherit(store->columns, old->columns);
+        atomic_store_explicit(&db->store, store, memory_order_release);
+    }
     atomic_store_explicit(&db->visible_lsn, lsn, memory_order_release);
     atomic_store_explicit(&db->live_count, db->store->counts.live_count, memory_order_release);
     atomic_store_explicit(&db->slot_count, db->store->counts.slot_count, memory_order_release);

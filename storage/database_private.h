@@ -43,9 +43,11 @@ struct database_host {
 struct store {
     struct jvdb_file file;
     struct id_index index;
-    struct disk_counts counts;    /* without the index_ members, which are index's */
-    uint64_t row_bytes;           /* of a vector as it lies in the file, padding included */
-    struct vector_index *vectors; /* never NULL; the search index: index is that of ids */
+    struct disk_counts counts;     /* without the index_ members, which are index's */
+    uint64_t row_bytes;            /* of a vector as it lies in the file, padding included */
+    struct vector_index *vectors;  /* never NULL; the search index: index is that of ids */
+    struct visibility *visibility; /* never NULL */
+    struct columns *columns;       /* never NULL; of metadata */
 };
 
 /* Slots whose row was born or ended since a compaction began. */
@@ -195,10 +197,16 @@ void database_index_info(struct database *db, struct vector_index_info *info);
 MUST_CHECK enum err_code database_writer_ready(struct database *db, enum patience patience,
                                                struct err *err);
 
+/* Memory of what filters use (visibility.h, filter/columns.h) in bytes.  Any thread. */
+uint64_t database_filter_bytes(struct database *db);
+
 /* ---- reader.c ---- */
 
 /* R: is the row of this slot part of the snapshot? */
 bool slot_is_visible(const struct slot *s, uint64_t lsn, uint64_t now_ms);
+/* R: the slot of the row with this id in the snapshot.  ERR_VECTOR_NOT_FOUND, ERR_CORRUPT. */
+MUST_CHECK enum err_code reader_find(struct reader *r, const struct vector_id *id,
+                                     uint32_t *slot_number, struct err *err);
 /* R: the vector of a slot, its checksum compared on the first touch.  NULL: damaged. */
 const float *slot_vector(struct reader *r, uint32_t slot_number, const struct slot *s);
 /* R: everything of a visible slot. */

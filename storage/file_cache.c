@@ -841,6 +841,7 @@ static bool fill_info(struct entry *e, struct database_info *info)
         info->last_flush_at_ms = atomic_load(&db->last_flush_at_ms);
         info->last_flush_ms = (double)atomic_load(&db->last_flush_ns) / 1e6;
         database_index_info(db, &info->index);
+        info->filter_bytes = database_filter_bytes(db);
     } else if (!e->counts_known && !e->quarantined) {
         return false;
     } else {
@@ -990,6 +991,7 @@ void file_cache_stats(struct file_cache *c, struct service_stats *stats)
             database_index_info(e->db, &index);
             stats->index_pending += index.pending_count;
             stats->index_bytes += index.memory_bytes;
+            stats->filter_bytes += database_filter_bytes(e->db);
         }
         stats->databases++;
         stats->quarantined += is_quarantined(e);

@@ -178,26 +178,34 @@ static bool slot_has_id(struct reader *r, const struct slot *s, const struct ind
     return !text || !id->text || memcmp(text, id->text, s->text_bytes) == 0;
 }
 
-static enum err_code get(struct reader *r, const struct vector_id *id, struct row *row,
-                         struct err *err)
+enum err_code reader_find(struct reader *r, const struct vector_id *id, uint32_t *slot_number,
+                          struct err *err)
 {
-    enum err_code rc = database_check_readable(r->db, err);
-    if (rc) return rc;
     struct index_key key = index_key_of(id);
     uint32_t newest = 0;
     bool damage = false;
     const struct slot *s = NULL;
     enum index_result found = id_index_find(&r->store->index, &key, &newest);
     if (found == INDEX_DAMAGED) return database_damaged(r->db, "the id index", err);
-    uint32_t slot = newest;
-    if (found == INDEX_FOUND) s = visible_version(r, &slot, &damage);
+    *slot_number = newest;
+    if (found == INDEX_FOUND) s = visible_version(r, slot_number, &damage);
     if (damage) return database_damaged(r->db, "a slot", err);
-    if (!s || (slot != newest && !slot_has_id(r, s, &key))) {
-        char text[80];
-        vector_id_format(id, text, sizeof text);
-        return err_set(err, ERR_VECTOR_NOT_FOUND, "database \"%s\" has no vector \"%s\"",
-                       r->db->name, text);
-    }
+    if (s && (*slot_number == newest || slot_has_id(r, s, &key))) return ERR_OK;
+    char text[80];
+    vector_id_format(id, text, sizeof text);
+    return err_set(err, ERR_VECTOR_NOT_FOUND, "database \"%s\" has no vector \"%s\"", r->db->name,
+                   text);
+}
+
+static enum err_code get(struct reader *r, const struct vector_id *id, struct row *row,
+                         struct err *err)
+{
+    uint32_t slot;
+    enum err_code rc = database_check_readable(r->db, err);
+    if (!rc) rc = reader_find(r, id, &slot, err);
+    if (rc) return rc;
+    const struct slot *s = jvdb_file_read(&r->store->file, REGION_SLOTS, slot);
+    if (!s) return database_damaged(r->db, "a slot", err);
     return slot_row(r, slot, s, row, err);
 }
 

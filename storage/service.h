@@ -70,6 +70,7 @@ struct database_info {
     double last_flush_ms;
     /* Of an open database; of a closed one all zero. */
     struct vector_index_info index;
+    uint64_t filter_bytes; /* memory of what filters use; 0: not open */
 };
 void database_info_deinit(struct database_info *info);
 
@@ -123,6 +124,7 @@ struct service_stats {
     uint64_t disk_free_bytes, disk_total_bytes; /* 0 for the in-memory engine */
     uint64_t index_pending;                     /* rows of open databases that wait to be linked */
     uint64_t index_bytes;                       /* memory of their graphs                        */
+    uint64_t filter_bytes;                      /* and of what filters use                       */
 };
 void service_stats(struct service *svc, struct service_stats *stats);
 

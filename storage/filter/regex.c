@@ -4,6 +4,10 @@
  * A program is a list of steps.  A thread is the number of the next step; there is never more than
  * one thread for each step, so a text of n characters takes at most n times the program.
  *
+ * If there are at most 64 steps, the threads are the bits of a word: which of them consume an ASCII
+ * character is one word for each character, and where each goes on is one word for each step, made
+ * beforehand (after Wu and Manber, "Fast text searching allowing errors", CACM 35(10), 1992).
+ *
  *     ab*         0 CHAR a
  *                 1 SPLIT 2, 4
  *                 2 CHAR b
@@ -59,11 +63,21 @@ struct class
     bool negated, folded;
 };
 
+/* What assertions tell apart of the characters before and behind a place. */
+enum neighbour { IS_NONE, IS_NEWLINE, IS_WORD, IS_OTHER, NEIGHBOUR_COUNT };
+enum { WORD_STEPS = 64 };
+
 struct regex {
     struct step *steps;
     uint32_t step_count;
     const struct class *classes;
     const struct range *ranges;
+    /* For a program of at most WORD_STEPS; else NULL. */
+    const uint64_t *consumers; /* of each ASCII character: which steps consume it */
+    /* Threads that adding one at step i makes, [before][behind][i]; if there are no assertions,
+     * only the first step_count are there. */
+    const uint64_t *reached;
+    bool has_assertions;
     /* Bytes that a match can begin with.  All, if it can be empty. */
     bool can_begin[256];
 };
@@ -783,6 +797,18 @@ static bool consumes(const struct regex *re, const struct step *s, uint32_t c)
     }
 }
 
+static enum neighbour neighbour_of(uint32_t c)
+{
+    return c == NONE ? IS_NONE : c == '\n' ? IS_NEWLINE : is_word(c) ? IS_WORD : IS_OTHER;
+}
+
+static const uint64_t *reached_between(const struct regex *re, uint32_t before, uint32_t behind)
+{
+    if (!re->has_assertions) return re->reached;
+    size_t around = neighbour_of(before) * NEIGHBOUR_COUNT + neighbour_of(behind);
+    return re->reached + around * re->step_count;
+}
+
 static uint32_t next_char(const char *p, const char *end, size_t *bytes)
 {
     uint32_t c;
@@ -792,23 +818,60 @@ static uint32_t next_char(const char *p, const char *end, size_t *bytes)
     return c;
 }
 
+/* No thread is under way: to where one can begin.  What is skipped ends before a character, so the
+ * one before it is the last byte or the end of a longer one. */
+static const char *skip(const struct regex *re, const char *p, const char *end, uint32_t *before)
+{
+    const char *from = p;
+    while (p < end && !re->can_begin[(unsigned char)*p])
+        p++;
+    if (p > from) *before = (unsigned char)p[-1] < 0x80 ? (unsigned char)p[-1] : 0xfffd;
+    return p;
+}
+
+/* Which of the threads consume the character? */
+static uint64_t consuming(const struct regex *re, uint64_t threads, uint32_t c)
+{
+    if (c < 0x80) return threads & re->consumers[c];
+    uint64_t some = 0;
+    for (uint64_t left = threads; left; left &= left - 1) {
+        int step = __builtin_ctzll(left);
+        some |= (uint64_t)consumes(re, &re->steps[step], c) << step;
+    }
+    return some;
+}
+
+static bool word_matches(const struct regex *re, const char *p, const char *end)
+{
+    uint64_t threads = 0, match = UINT64_C(1) << (re->step_count - 1);
+    uint32_t before = NONE;
+    size_t bytes, behind_bytes;
+    for (;;) {
+        if (!threads) p = skip(re, p, end, &before);
+        uint32_t c = next_char(p, end, &bytes);
+        threads |= reached_between(re, before, c)[0];
+        if (threads & match) return true;
+        if (c == NONE) return false;
+        uint32_t behind = re->has_assertions ? next_char(p + bytes, end, &behind_bytes) : NONE;
+        const uint64_t *reached = reached_between(re, c, behind);
+        uint64_t moving = consuming(re, threads, c);
+        for (threads = 0; moving; moving &= moving - 1)
+            threads |= reached[__builtin_ctzll(moving) + 1];
+        before = c;
+        p += bytes;
+    }
+}
+
 bool regex_matches(const struct regex *re, const char *text, size_t bytes, void *workspace)
 {
     struct machine m;
     const char *p = text, *end = text + bytes;
     uint32_t before = NONE;
     size_t step_bytes;
+    if (re->consumers) return word_matches(re, text, end);
     machine_init(&m, re, workspace);
     for (;;) {
-        if (m.now.count == 0) {
-            /* No thread under way: to where one can begin.  What is skipped ends before a
-             * character, so the one before it is the last byte or the end of a longer one. */
-            const char *from = p;
-            while (p < end && !re->can_begin[(unsigned char)*p])
-                p++;
-            if (p > from) before = (unsigned char)p[-1] < 0x80 ? (unsigned char)p[-1] : 0xfffd;
-            if (p == end && !re->can_begin[0]) return false;
-        }
+        if (m.now.count == 0) p = skip(re, p, end, &before);
         uint32_t c = next_char(p, end, &step_bytes);
         add_thread(&m, &m.now, 0, before, c);
         if (m.matched) return true;
@@ -853,6 +916,39 @@ static void find_first_bytes(struct regex *re, void *workspace)
     if (m.matched) memset(re->can_begin, true, sizeof re->can_begin);
 }
 
+/* The words of a short program. */
+static bool make_words(struct regex *re, struct arena *arena, void *workspace)
+{
+    static const uint32_t sorts[NEIGHBOUR_COUNT] = {NONE, '\n', 'a', ' '};
+    for (uint32_t i = 0; i < re->step_count; i++)
+        re->has_assertions |= re->steps[i].kind == STEP_ASSERT;
+    if (re->step_count > WORD_STEPS) return true;
+    int around = re->has_assertions ? NEIGHBOUR_COUNT * NEIGHBOUR_COUNT : 1;
+    uint64_t *consumers = arena_alloc(arena, 0x80 * sizeof *consumers);
+    uint64_t *reached = arena_alloc(arena, (size_t)around * re->step_count * sizeof *reached);
+    if (!consumers || !reached) return false;
+    for (uint32_t c = 0; c < 0x80; c++) {
+        consumers[c] = 0;
+        for (uint32_t i = 0; i < re->step_count; i++)
+            consumers[c] |= (uint64_t)consumes(re, &re->steps[i], c) << i;
+    }
+    struct machine m;
+    machine_init(&m, re, workspace);
+    for (int k = 0; k < around; k++) {
+        for (uint32_t i = 0; i < re->step_count; i++) {
+            uint64_t *word = &reached[(size_t)k * re->step_count + i];
+            *word = 0;
+            m.now.count = 0;
+            add_thread(&m, &m.now, i, sorts[k / NEIGHBOUR_COUNT], sorts[k % NEIGHBOUR_COUNT]);
+            for (uint32_t t = 0; t < m.now.count; t++)
+                *word |= UINT64_C(1) << m.now.dense[t];
+        }
+    }
+    re->consumers = consumers;
+    re->reached = reached;
+    return true;
+}
+
 enum err_code regex_compile(const char *pattern, size_t bytes, struct arena *arena,
                             const struct regex **out, struct err *err)
 {
@@ -883,6 +979,7 @@ enum err_code regex_compile(const char *pattern, size_t bytes, struct arena *are
     void *workspace = arena_alloc(arena, regex_workspace_bytes(re));
     if (!workspace) return no_memory(&p);
     find_first_bytes(re, workspace);
+    if (!make_words(re, arena, workspace)) return no_memory(&p);
     *out = re;
     return ERR_OK;
 }

@@ -10,7 +10,7 @@ enum { NUMBER_TEXT_MAX = 1100 }; /* more digits than any double has; what is beh
 
 #define TWO_TO_64 18446744073709551616.0
 
-static struct number from_double(double d)
+struct number number_from_real(double d)
 {
     struct number n = {.real = d};
     if (d > -TWO_TO_64 && d < TWO_TO_64 && d == floor(d)) {
@@ -29,7 +29,7 @@ static bool parse_real(const char *text, size_t bytes, struct number *out)
     if (bytes > NUMBER_TEXT_MAX) bytes = NUMBER_TEXT_MAX;
     memcpy(copy, text, bytes);
     copy[bytes] = '\0';
-    *out = from_double(strtod(copy, &end));
+    *out = number_from_real(strtod(copy, &end));
     return end == copy + bytes;
 }
 
@@ -46,7 +46,7 @@ static bool parse_short_decimal(const char *p, const char *end, bool negative, u
         mantissa = mantissa * 10 + (uint64_t)(*p - '0');
     if (p < end || decimals == 0 || decimals > 22 || mantissa > UINT64_C(1) << 53) return false;
     double d = (double)mantissa / powers[decimals];
-    *out = from_double(negative ? -d : d);
+    *out = number_from_real(negative ? -d : d);
     return true;
 }
 

@@ -22,6 +22,7 @@ struct number {
 /* The number that is written in `text`, all of it.  False: it is no number. */
 bool number_parse(const char *text, size_t bytes, struct number *out);
 struct number number_from_u64(uint64_t n);
+struct number number_from_real(double d);
 /* < 0, 0, > 0: by value, exactly. */
 int number_compare(const struct number *a, const struct number *b);
 

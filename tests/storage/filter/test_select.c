@@ -1,14 +1,39 @@
 /* The rows of a snapshot that match a filter, against a model, while rows come and go. */
 #include "tests/storage/filter/random_rows.h"
 
-#include "storage/database_private.h"
+#include <pthread.h>
+#include <stdatomic.h>
 
-enum { ROWS = 300, SNAPSHOTS = 3 };
+#include "storage/database_private.h"
+#include "storage/filter/columns.h"
+
+enum { SNAPSHOTS = 3, FEW_ROWS = 300, MANY_ROWS = 20000 }; /* MANY: more than a chunk */
 
 struct world {
-    struct plain_row rows[ROWS];
-    bool lives[ROWS];
+    int count;
+    struct plain_row *rows;
+    bool *lives;
 };
+
+static void world_init(struct world *w, int count)
+{
+    w->count = count;
+    w->rows = calloc((size_t)count, sizeof *w->rows);
+    w->lives = calloc((size_t)count, sizeof *w->lives);
+    assert_true(w->rows && w->lives);
+}
+
+static void world_deinit(struct world *w)
+{
+    free(w->rows);
+    free(w->lives);
+}
+
+static void world_copy(struct world *to, const struct world *from)
+{
+    memcpy(to->rows, from->rows, (size_t)from->count * sizeof *to->rows);
+    memcpy(to->lives, from->lives, (size_t)from->count * sizeof *to->lives);
+}
 
 static void open_database(const char *dir, struct service **svc, struct database **db)
 {
@@ -23,11 +48,26 @@ static void open_database(const char *dir, struct service **svc, struct database
     *db = test_acquire(*svc, "d");
 }
 
+static void reopen(const char *dir, struct service **svc, struct database **db)
+{
+    service_release(*db);
+    test_service_close(*svc);
+    *svc = test_service_open(dir);
+    *db = test_acquire(*svc, "d");
+}
+
+static void compact(struct service *svc)
+{
+    struct err err;
+    struct compact_result result;
+    CHECK_OK(service_compact(svc, "d", &result, &err));
+}
+
 /* Every third id is a text. */
 static struct vector_id id_of(int row, char text[16])
 {
     if (row % 3) return (struct vector_id){.number = (uint64_t)row};
-    snprintf(text, 16, "row-%03d", row);
+    snprintf(text, 16, "row-%05d", row);
     return test_text_id(text);
 }
 
@@ -35,8 +75,8 @@ static int row_of(const struct vector_id *id)
 {
     char text[16];
     if (!id->text) return (int)id->number;
-    memcpy(text, id->text, 7);
-    text[7] = '\0';
+    memcpy(text, id->text, 9);
+    text[9] = '\0';
     return atoi(text + 4);
 }
 
@@ -65,7 +105,7 @@ static void check_snapshot(struct reader *r, const struct world *w, const struct
 {
     struct err err;
     uint64_t count, found = 0;
-    bool got[ROWS] = {false};
+    bool *got = calloc((size_t)w->count, sizeof *got);
     uint64_t *bits = malloc((filter_words(r) + 1) * sizeof *bits);
     memset(bits, 0xa5, (filter_words(r) + 1) * sizeof *bits);
     CHECK_OK(filter_select(r, filter, true, bits, &count, &err));
@@ -81,7 +121,7 @@ static void check_snapshot(struct reader *r, const struct world *w, const struct
         found++;
     }
     if (found != count) fail_msg("%s: %" PRIu64 " bits, count %" PRIu64, text, found, count);
-    for (int i = 0; i < ROWS; i++) {
+    for (int i = 0; i < w->count; i++) {
         bool want = w->lives[i] && (!plain || plain_row_matches(plain, &w->rows[i]));
         if (got[i] == want) continue;
         struct buf metadata = {0};
@@ -90,6 +130,7 @@ static void check_snapshot(struct reader *r, const struct world *w, const struct
                  metadata.data);
     }
     free(bits);
+    free(got);
 }
 
 struct past {
@@ -97,25 +138,35 @@ struct past {
     struct world world;
 };
 
-static void run(const char *dir, uint64_t seed, int rounds)
+static int any_row(const struct world *w, uint64_t *seed)
+{
+    return (int)(test_random(seed) % (uint64_t)w->count);
+}
+
+static void run(const char *dir, int rows, uint64_t seed, int rounds)
 {
     struct service *svc;
     struct database *db;
-    struct world *w = calloc(1, sizeof *w);
-    struct past *pasts = calloc(SNAPSHOTS, sizeof *pasts);
+    struct world w;
+    struct past pasts[SNAPSHOTS];
     struct buf text = {0};
     open_database(dir, &svc, &db);
+    world_init(&w, rows);
+    for (int i = 0; i < SNAPSHOTS; i++)
+        world_init(&pasts[i].world, rows);
     for (int round = 0; round < rounds; round++) {
-        int writes = round % 7 == 0 ? ROWS : (int)(test_random(&seed) % 12);
+        int writes = round == 0       ? 2 * rows
+                     : round % 7 == 0 ? rows / 4
+                                      : (int)(test_random(&seed) % 12);
         for (int i = 0; i < writes; i++)
-            write_row(db, w, (int)(test_random(&seed) % ROWS), &seed);
+            write_row(db, &w, any_row(&w, &seed), &seed);
         /* Older snapshots are asked after newer ones were. */
         int open = round % 3 == 2 ? SNAPSHOTS : 1;
         for (int i = 0; i < open; i++) {
             reader_begin(db, &pasts[i].reader);
-            pasts[i].world = *w;
+            world_copy(&pasts[i].world, &w);
             for (int k = 0; k < 5 && open > 1; k++)
-                write_row(db, w, (int)(test_random(&seed) % ROWS), &seed);
+                write_row(db, &w, any_row(&w, &seed), &seed);
         }
         for (int k = 0; k < 8; k++) {
             struct arena arena = {0};
@@ -130,10 +181,16 @@ static void run(const char *dir, uint64_t seed, int rounds)
             check_snapshot(&pasts[i].reader, &pasts[i].world, NULL, NULL, "all rows");
             reader_end(&pasts[i].reader);
         }
+        if (dir && round % 10 == 9) reopen(dir, &svc, &db);
+        if (round % 10 == 5) compact(svc);
     }
+    struct columns_info info;
+    columns_info(db->store->columns, &info);
+    assert_true(info.count >= 7 && info.automatic > 0 && info.bytes > 0);
     buf_free(&text);
-    free(pasts);
-    free(w);
+    for (int i = 0; i < SNAPSHOTS; i++)
+        world_deinit(&pasts[i].world);
+    world_deinit(&w);
     service_release(db);
     test_service_close(svc);
 }
@@ -142,14 +199,20 @@ static void selections_agree_with_a_model_in_memory(void **state)
 {
     (void)state;
     for (uint64_t seed = 1; seed <= 4; seed++)
-        run(NULL, seed, 60);
+        run(NULL, FEW_ROWS, seed, 60);
+}
+
+static void selections_agree_with_a_model_over_several_chunks(void **state)
+{
+    (void)state;
+    run(NULL, MANY_ROWS, 5, 12);
 }
 
 static void selections_agree_with_a_model_in_files(void **state)
 {
     (void)state;
     char *dir = test_dir_new();
-    run(dir, 99, 60);
+    run(dir, FEW_ROWS, 99, 58);
     test_dir_remove(dir);
 }
 
@@ -181,12 +244,103 @@ static void long_scans_are_for_other_threads(void **state)
     test_service_close(svc);
 }
 
+/* ---- beside a writer ---- */
+
+enum { SHARED_ROWS = 3000, SHARED_WRITES = 6000, READERS = 2 };
+
+struct shared {
+    struct database *db;
+    _Atomic bool stopping;
+    _Atomic unsigned selections;
+};
+
+static uint64_t select_count(struct reader *r, const struct filter *filter, uint64_t *bits)
+{
+    struct err err;
+    uint64_t count;
+    CHECK_OK(filter_select(r, filter, true, bits, &count, &err));
+    return count;
+}
+
+static const struct filter *compile_text(const char *text, struct arena *arena)
+{
+    struct json_scan s;
+    struct err err;
+    const struct filter *filter = NULL;
+    json_scan_init(&s, text, strlen(text), arena);
+    CHECK_OK(json_filter(&s, random_options, &filter, &err));
+    return filter;
+}
+
+/* Every row is a, b or c: in each snapshot the three are all there is, and the bits do not overlap,
+ * with a column (kind) and with one that comes of itself (other). */
+static void *select_all_along(void *arg)
+{
+    struct shared *sh = arg;
+    struct arena arena = {0};
+    const struct filter *filters[] = {
+        compile_text("{\"kind\":\"a\"}", &arena),
+        compile_text("{\"other\":\"b\"}", &arena),
+        compile_text("{\"kind\":{\"$nin\":[\"a\",\"b\"]}}", &arena),
+    };
+    enum { WORDS = 4 * SHARED_ROWS / 64 };
+    uint64_t bits[WORDS], all[WORDS];
+    while (!sh->stopping) {
+        struct reader r;
+        reader_begin(sh->db, &r);
+        assert_true(filter_words(&r) <= WORDS);
+        uint64_t sum = 0;
+        memset(all, 0, sizeof all);
+        for (int i = 0; i < 3; i++) {
+            sum += select_count(&r, filters[i], bits);
+            for (size_t w = 0; w < filter_words(&r); w++) {
+                assert_int_equal(all[w] & bits[w], 0);
+                all[w] |= bits[w];
+            }
+        }
+        assert_int_equal(sum, reader_count(&r));
+        reader_end(&r);
+        sh->selections++;
+    }
+    arena_free(&arena);
+    return NULL;
+}
+
+static void selections_are_exact_beside_a_writer(void **state)
+{
+    (void)state;
+    struct service *svc;
+    struct shared sh = {.stopping = false};
+    pthread_t threads[READERS];
+    uint64_t seed = 77;
+    open_database(NULL, &svc, &sh.db);
+    for (int i = 0; i < READERS; i++)
+        assert_int_equal(pthread_create(&threads[i], NULL, select_all_along, &sh), 0);
+    for (int i = 0; i < SHARED_WRITES || sh.selections < 100; i++) {
+        char text[64];
+        struct vector_id id = {.number = test_random(&seed) % SHARED_ROWS};
+        char kind = "abc"[test_random(&seed) % 3];
+        snprintf(text, sizeof text, "{\"kind\":\"%c\",\"other\":\"%c\"}", kind, kind);
+        if (test_random(&seed) % 5)
+            test_put(sh.db, id, (float[2]){1, 2}, text);
+        else
+            test_delete(sh.db, id);
+    }
+    sh.stopping = true;
+    for (int i = 0; i < READERS; i++)
+        pthread_join(threads[i], NULL);
+    service_release(sh.db);
+    test_service_close(svc);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(selections_agree_with_a_model_in_memory),
+        cmocka_unit_test(selections_agree_with_a_model_over_several_chunks),
         cmocka_unit_test(selections_agree_with_a_model_in_files),
         cmocka_unit_test(long_scans_are_for_other_threads),
+        cmocka_unit_test(selections_are_exact_beside_a_writer),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
