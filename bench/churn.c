@@ -5,9 +5,9 @@
  *
  * A database holds half of the rows of a set.  In each round a tenth of the live rows, chosen at
  * random, is deleted, and as many new ones are inserted, one request each, while another thread
- * searches.  Told after each round: recall against a fresh database of the same rows at the same
- * ef, how many live rows do not find themselves, and the longest request of each kind next to the
- * latest waking of an idle thread, which is the machine's own doing.
+ * searches.  Told after each round: recall next to that of a fresh database of the same rows at the
+ * same ef, how many live rows a search for themselves does not find ("lost"), and the longest
+ * request of each kind next to the latest waking of an idle thread, which is the machine's doing.
  */
 #include <pthread.h>
 #include <stdatomic.h>
@@ -22,7 +22,7 @@
 #include "storage/base/parallel.h"
 
 enum { K = 10, ROUNDS = 10, QUICK_ROUNDS = 3, PERCENT = 10, SEARCH_PAUSE_US = 200 };
-static const uint32_t efforts[] = {0, 40, 80};
+static const uint32_t efforts[] = {40, 80};
 enum { EFFORTS = sizeof efforts / sizeof *efforts };
 
 struct churn {
@@ -123,6 +123,7 @@ static size_t search(void *ctx, const float *query, uint32_t k, uint32_t ef, uin
 
 struct self_search {
     struct churn *c;
+    uint32_t ef;
     _Atomic size_t next, missed;
 };
 
@@ -133,13 +134,20 @@ static void search_selves(void *ctx)
     const struct dataset *set = &s->c->set;
     for (size_t i; (i = atomic_fetch_add(&s->next, 1)) < s->c->live_count;) {
         const float *own = row_of(s->c, s->c->live_rows[i]);
-        struct search_query q = {.vector = own, .top_k = 1};
+        struct search_query q = {.vector = own, .top_k = 1, .ef = s->ef};
         uint32_t id;
         bool found = store_search(&s->c->store, &q, &id, NULL) == 1;
         if (found && id != s->c->live_rows[i])
             found = memcmp(own, row_of(s->c, id), set->dimension * sizeof *own) == 0;
         if (!found) atomic_fetch_add(&s->missed, 1);
     }
+}
+
+static size_t count_lost(struct churn *c, uint32_t ef)
+{
+    struct self_search s = {.c = c, .ef = ef};
+    parallel_run(c->args.options.threads, search_selves, &s);
+    return s.missed;
 }
 
 /* A new database of the rows that are live now. */
@@ -169,7 +177,6 @@ static void judge(struct churn *c, int round, double took)
     struct bench_store fresh;
     struct subject aged = {.name = "churned", .ctx = &c->store, .search = search};
     struct subject new = {.name = "fresh", .ctx = &fresh, .search = search};
-    struct self_search selves = {.c = c};
     truth_find(&c->truth, &c->set, K, c->live, threads);
     open_fresh(c, &fresh);
     printf("{\"bench\":\"churn\",\"set\":\"%s\",\"source\":\"%s\",\"round\":%d,\"live\":%zu",
@@ -182,9 +189,11 @@ static void judge(struct churn *c, int round, double took)
         printf(",\"ef_%u\":{\"recall\":%.4f,\"fresh\":%.4f}", ef, a, b);
         fprintf(stderr, "  ef %u %.4f (fresh %.4f)", ef, a, b);
     }
-    parallel_run(threads, search_selves, &selves);
-    printf(",\"missed_selves\":%zu", (size_t)selves.missed);
-    fprintf(stderr, "  lost %zu", (size_t)selves.missed);
+    double by_default = measure_recall(&aged, &c->set, &c->truth, K, 0, threads);
+    size_t lost = count_lost(c, 0), lost_80 = count_lost(c, 80);
+    printf(",\"default_recall\":%.4f,\"lost_default\":%zu,\"lost_80\":%zu", by_default, lost,
+           lost_80);
+    fprintf(stderr, "  default %.4f  lost %zu, %zu with ef 80", by_default, lost, lost_80);
     if (round > 0) {
         double put = 1e3 * bench_quantile(&c->puts, 1), gone = 1e3 * bench_quantile(&c->deletes, 1),
                found = 1e3 * bench_quantile(&c->searches, 1),

@@ -31,7 +31,7 @@ struct world {
     _Atomic size_t next_row, inserted;
     _Atomic bool stopping;
     double seconds;
-    struct bench_times all[PHASE_COUNT];
+    struct search_report last; /* of the phase */
 };
 
 static void *insert(void *arg)
@@ -66,7 +66,7 @@ static void read_for(struct world *w, struct bench_times *times)
     for (size_t i = 0; bench_now() < end; i = (i + 1) % w->set.query_count) {
         struct search_query q = {.vector = w->set.query + i * w->set.dimension, .top_k = K};
         double begun = bench_now();
-        store_search(&w->store, &q, ids, NULL);
+        store_search(&w->store, &q, ids, &w->last);
         bench_times_add(times, bench_now() - begun);
     }
 }
@@ -115,10 +115,11 @@ int main(int argc, char **argv)
             p99[phase][round] = bench_quantile(&times, 0.99);
             printf("{\"bench\":\"readers_writers\",\"round\":%d,\"phase\":\"%s\",\"searches\":%zu,"
                    "\"inserted_per_s\":%.0f,\"p50_us\":%.0f,\"p99_us\":%.0f,\"p999_us\":%.0f,"
-                   "\"max_us\":%.0f}\n",
+                   "\"max_us\":%.0f,\"strategy\":\"%s\",\"unlinked\":%llu}\n",
                    round, phase_names[phase], times.count, (double)w.inserted / seconds,
                    1e6 * bench_quantile(&times, 0.5), 1e6 * p99[phase][round],
-                   1e6 * bench_quantile(&times, 0.999), 1e6 * bench_quantile(&times, 1));
+                   1e6 * bench_quantile(&times, 0.999), 1e6 * bench_quantile(&times, 1),
+                   search_strategy_name(w.last.strategy), (unsigned long long)w.last.unlinked);
             fflush(stdout);
             store_settle(&w.store);
         }
