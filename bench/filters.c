@@ -306,6 +306,7 @@ static void find_hnswlib_ef(struct world *w, const char *cache_dir)
 int main(int argc, char **argv)
 {
     static struct world w;
+    static char indexes[] = "{\"metadata_indexes\":{\"any\":\"integer\",\"near\":\"integer\"}}";
     struct bench_args args;
     struct build_cost cost;
     bench_args_init(&args);
@@ -318,7 +319,8 @@ int main(int argc, char **argv)
     number_rows(&w);
     subject_hnswlib(&w.hnswlib, &w.set, &(struct subject_options){.threads = w.threads}, &cost);
     find_hnswlib_ef(&w, args.cache_dir);
-    store_open(&w.store, &(struct store_options){.metric = w.set.metric,
+    store_open(&w.store, &(struct store_options){.options = indexes,
+                                                 .metric = w.set.metric,
                                                  .dimension = w.set.dimension,
                                                  .index.kind = INDEX_GRAPH,
                                                  .capacity = w.set.base_count});

@@ -39,7 +39,8 @@ void store_open(struct bench_store *s, const struct store_options *o)
                             .metric = o->metric,
                             .durability = DURABILITY_PERIODIC,
                             .initial_capacity = o->capacity,
-                            .index = o->index};
+                            .index = o->index,
+                            .options = o->options};
     bool created;
     if (service_open(&options, &s->svc, &err) ||
         service_create(s->svc, DATABASE, &schema, true, &created, &err) ||

@@ -17,6 +17,7 @@ struct store_options {
     uint32_t dimension;
     struct index_options index;
     uint64_t capacity; /* rows to come; a hint */
+    char *options;     /* schema.options; may be NULL */
 };
 
 struct bench_store {
