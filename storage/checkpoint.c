@@ -300,6 +300,7 @@ struct run {
     struct buf manifest;
     uint64_t manifest_at;
     struct index_save index; /* of the search index */
+    bool index_failed;       /* it is not in the manifest after all */
     size_t dropped_count;    /* extents that the manifest does not name any more */
     size_t sums_at, sums_count;
     uint64_t dirty_blocks;
@@ -622,6 +623,7 @@ static void note_summary(struct run *run)
     f->manifest_at = run->manifest_at;
     f->manifest_bytes = run->manifest.len;
     jvdb_file_give_dropped(f, run->dropped_count);
+    index_file_saved(run->db->store, &run->index, !run->index_failed);
 }
 
 static void finish(struct run *run)
@@ -665,6 +667,7 @@ static int save_index(struct run *run)
     log_warning("database \"%s\": its search index is not kept by this checkpoint: %s",
                 run->db->name, strerror(os_errno));
     manifest_drop_index(&run->manifest);
+    run->index_failed = true;
     return 0;
 }
 

@@ -10,6 +10,9 @@
  *      directory; switch to a new log segment; publish the new store.  The log before it is not
  *      needed any more: its records are not newer than the file.
  *
+ * Between the last two the graph of the search index is carried over (index_file_carry.c), under
+ * LOCK_INDEX, which is held until the old store is replaced: what comes in meanwhile is pending.
+ *
  * The copy is built by the code of ordinary writes, in a database struct of its own that nobody
  * else sees.  A row is the same row if id and version are: that is how catching up knows what it
  * has.
@@ -29,6 +32,7 @@
 #include "storage/base/mem.h"
 #include "storage/base/metrics.h"
 #include "storage/checkpoint.h"
+#include "storage/index/index_file.h"
 #include "storage/records.h"
 
 enum {
@@ -44,7 +48,11 @@ struct compaction {
     const struct compact_options *options;
     struct touched touched; /* filled by writers, under the writer lock */
     struct row_op ops[BATCH_ROWS];
+    uint32_t from[BATCH_ROWS]; /* their slots in the old store */
     size_t count;
+    /* The slot of the copy that has the row of an old slot; NULL: out of memory for it. */
+    uint32_t *moved;
+    uint32_t moved_count;
     uint64_t unspilled; /* bytes that went into mutable regions since the last spill, about */
 };
 
@@ -83,6 +91,26 @@ static enum err_code copy_begin(struct compaction *c, struct err *err)
     return jvdb_file_map(f, err);
 }
 
+/* The row of `from` is in slot `to` of the copy now, or nowhere (INDEX_NO_SLOT). */
+static void note_moved(struct compaction *c, uint32_t from, uint32_t to)
+{
+    if (!c->moved) return;
+    if (from >= c->moved_count) {
+        uint64_t count = (uint64_t)from + from / 8 + BATCH_ROWS;
+        uint32_t *grown = mem_resize(c->moved, count * sizeof *grown);
+        if (!grown) {
+            mem_free(c->moved);
+            c->moved = NULL;
+            return;
+        }
+        for (uint64_t i = c->moved_count; i < count; i++)
+            grown[i] = INDEX_NO_SLOT;
+        c->moved = grown;
+        c->moved_count = (uint32_t)(count < UINT32_MAX ? count : UINT32_MAX);
+    }
+    c->moved[from] = to;
+}
+
 /* Write the batch into the copy. */
 static enum err_code copy_batch(struct compaction *c, struct err *err)
 {
@@ -100,6 +128,8 @@ static enum err_code copy_batch(struct compaction *c, struct err *err)
     if (!rc) rc = database_write_rows(copy, c->ops, c->count, err);
     for (size_t i = 0; i < c->count && !rc; i++)
         rc = database_apply(copy, c->ops[i].lsn, &c->ops[i], err);
+    for (size_t i = 0; i < c->count && !rc; i++)
+        note_moved(c, c->from[i], c->ops[i].head.slot);
     c->unspilled += c->count * (sizeof(struct slot) + 2 * sizeof(struct index_entry));
     c->count = 0;
     return rc;
@@ -121,6 +151,7 @@ static enum err_code add_row(struct compaction *c, struct reader *r, uint32_t sl
     enum err_code rc = slot_row(r, slot_number, s, &row, err);
     if (rc) return rc;
     struct row_op *op = &c->ops[c->count];
+    c->from[c->count] = slot_number;
     *op = (struct row_op){
         .head = {.kind = WAL_OP_PUT,
                  .key = s->key,
@@ -229,6 +260,7 @@ static enum err_code catch_up_slot(struct compaction *c, struct reader *r, uint3
         rc = add_row(c, r, number, s, err);
         return rc ? rc : copy_batch(c, err);
     }
+    note_moved(c, number, INDEX_NO_SLOT);
     struct row_op end = {.head = {.kind = WAL_OP_DELETE, .slot = copied}};
     return database_apply(c->copy, death, &end, err);
 }
@@ -278,6 +310,39 @@ static enum err_code catch_up_round(struct compaction *c, bool *few, struct err 
     }
     mem_free(round.slots);
     return rc;
+}
+
+static enum err_code catch_up_all(struct compaction *c, struct err *err)
+{
+    enum err_code rc = ERR_OK;
+    bool few = false;
+    for (int i = 0; i < ROUNDS_MAX && !few && !rc; i++)
+        rc = catch_up_round(c, &few, err);
+    return rc;
+}
+
+/* ---- the search index ---- */
+
+static bool may_go_on(void *ctx)
+{
+    struct err ignored;
+    return check_cancelled(ctx, &ignored) == ERR_OK;
+}
+
+/* With LOCK_INDEX of the store that is replaced.  It takes its time: catch up once more. */
+static enum err_code carry_index(struct compaction *c, struct err *err)
+{
+    enum err_code rc = ERR_OK;
+    struct err why;
+    if (c->moved)
+        rc = index_file_carry(c->db, c->copy->store, c->moved, c->moved_count, may_go_on, c, &why);
+    if (rc) {
+        enum err_code cancelled = check_cancelled(c, err);
+        if (cancelled) return cancelled;
+        if (rc == ERR_CORRUPT) return err_set(err, rc, "%s", why.msg);
+        log_info("database \"%s\": its search index is built anew: %s", c->db->name, why.msg);
+    }
+    return catch_up_all(c, err);
 }
 
 /* ---- taking over ---- */
@@ -412,14 +477,14 @@ enum err_code compact_run(struct database *db, const struct compact_options *opt
     uint64_t lsn = db->last_lsn;
     uint32_t slot_count = db->store->counts.slot_count;
     mutex_unlock(&db->writer);
+    c->moved = mem_try(1);
     rc = copy_rows(c, lsn, slot_count, err);
-    bool few = false;
-    for (int i = 0; i < ROUNDS_MAX && !few && !rc; i++)
-        rc = catch_up_round(c, &few, err);
+    if (!rc) rc = catch_up_all(c, err);
     if (!rc) {
         struct store *old = db->store;
         mutex_lock(vector_index_mutex(old->vectors));
-        rc = lock_and_take_over(c, err);
+        rc = carry_index(c, err);
+        if (!rc) rc = lock_and_take_over(c, err);
         mutex_unlock(vector_index_mutex(old->vectors));
         if (db->store != old) store_retire(old);
     }
@@ -442,6 +507,7 @@ out:
     mutex_unlock(&db->compact_mu);
     database_free(c->copy);
     mem_free(c->touched.slots);
+    mem_free(c->moved);
     mem_free(c);
     epoch_collect();
     return rc;

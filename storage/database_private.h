@@ -48,6 +48,10 @@ struct store {
     struct vector_index *vectors;  /* never NULL; the search index: index is that of ids */
     struct visibility *visibility; /* never NULL */
     struct columns *columns;       /* never NULL; of metadata */
+    /* What the file has of `vectors`: of which graph (0: of none), linked up to which position of
+     * the pending.  Stored by the checkpoint. */
+    _Atomic uint32_t saved_seed;
+    _Atomic uint64_t saved_head;
 };
 
 /* Slots whose row was born or ended since a compaction began. */

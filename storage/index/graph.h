@@ -48,6 +48,8 @@ struct graph_arena {
     uint8_t *nodes;               /* capacity * graph.link_bytes  */
     struct code_factors *factors; /* of each cell; NULL in a mapped file: they are in the cells */
     uint32_t capacity;            /* nodes                        */
+    /* As it lies in a file: walked over, but nothing is linked or swept in it. */
+    bool unchecked;
     void (*release)(struct graph_arena *arena); /* unmap and free; called when no reader is left */
     void *owner;                                /* for release */
     /* One bit for each group of nodes whose cells or links changed since they were written out: set
@@ -121,7 +123,8 @@ struct graph_liveness {
  * until they are swept.  False: out of memory, nothing has changed. */
 MUST_CHECK bool graph_link(struct graph *g, uint32_t node, uint32_t ef,
                            const struct graph_liveness *alive);
-/* Owner: a dead node that no link leads to any more gives up its links. */
+/* Owner: a dead node that no link leads to any more gives up its links.  Of an unchecked arena: any
+ * node, while nobody searches yet. */
 void graph_forget(struct graph *g, uint32_t node);
 
 /* Owner: choose the entry points anew: a sample of the linked nodes whose bit in `live` (one for

@@ -112,6 +112,7 @@ static enum err_code map_arena(struct store *store, int fd, const struct index_r
     struct index_mapping *m = mem_new(struct index_mapping);
     a->owner = m;
     a->release = release;
+    a->unchecked = true;
     m->lsn = store->file.checkpoint_lsn;
     m->reuse_lsn = r->state.reuse_lsn;
     index_parts_take(&store->file, m->parts);
@@ -191,5 +192,8 @@ void index_file_open(struct store *store, const char *name, int fd, const struct
         log_warning("database \"%s\": its search index is built anew: %s", name, err.msg);
     else
         vector_index_adopt(store->vectors, &r.state, store->file.checkpoint_lsn, slot_count);
+    /* Whatever comes now is more than the file has. */
+    atomic_store(&store->saved_head, atomic_load(&store->vectors->head));
+    atomic_store(&store->saved_seed, r.options.seed);
     index_record_deinit(&r);
 }

@@ -34,6 +34,7 @@ struct index_save {
     struct index_part parts[PART_COUNT];
     uint32_t seed; /* of the graph */
     uint32_t node_count;
+    uint64_t head; /* of the pending */
 };
 
 /* Have room for the graph in the file, a little at a time; without the space for it nothing has
@@ -48,8 +49,10 @@ void index_file_fix(struct store *store, struct index_save *save);
  * in *sync_failed: the errno is to be taken like one of a sync (file_write_back()). */
 MUST_CHECK int index_file_write(struct store *store, const struct index_save *save,
                                 bool *sync_failed);
+/* The checkpoint is finished; `kept`: the record is in its manifest. */
+void index_file_saved(struct store *store, const struct index_save *save, bool kept);
 void index_file_end(struct index_save *save);
-/* Part of the graph is not in the file yet.  Any thread, the database is acquired. */
+/* The file does not have all of the index that there is.  Any thread, the database is acquired. */
 bool index_file_is_dirty(struct database *db);
 /* So much of it that a checkpoint for its sake costs less than linking it again.  Likewise. */
 bool index_file_is_due(struct database *db);
@@ -73,5 +76,16 @@ bool index_file_is_mapped(struct vector_index *ix);
  * likewise. Owner; the database is acquired, no other lock is held. */
 MUST_CHECK enum err_code index_file_load(struct database *db, bool (*go_on)(void *ctx), void *ctx,
                                          struct err *err);
+
+/* For compact.c: give the store that is going to replace that of `db` its graph.  moved[s] is the
+ * slot of the copy that has the row of slot s, or INDEX_NO_SLOT, for s < moved_count; rows of the
+ * copy that come over without links are pending, and what is written to it later will be.  Nobody
+ * else knows the copy; its index is new, or empty.  Nothing to do without a graph.  After an error
+ * the copy has none, which is no harm but for ERR_SHUTTING_DOWN (`go_on` as above) and ERR_CORRUPT.
+ * Owner of the index of `db`; nothing higher is held. */
+enum { INDEX_NO_SLOT = UINT32_MAX };
+MUST_CHECK enum err_code index_file_carry(struct database *db, struct store *copy,
+                                          const uint32_t *moved, uint32_t moved_count,
+                                          bool (*go_on)(void *ctx), void *ctx, struct err *err);
 
 #endif

@@ -113,11 +113,10 @@ static enum err_code read_parts(struct load *l, struct err *err)
 
 /* ---- checking ---- */
 
+/* The file may keep what it has: it is not believed the next time either. */
 static void clear_node(struct load *l, uint32_t node)
 {
-    struct graph_node *n = graph_node(l->g, l->a, node);
-    if (index_is_linked(n)) index_set_bit(l->changed_links, node / GRAPH_GROUP_NODES);
-    memset((void *)n, 0, l->g->link_bytes);
+    memset((void *)graph_node(l->g, l->a, node), 0, l->g->link_bytes);
 }
 
 static bool link_again(struct load *l, uint32_t node)

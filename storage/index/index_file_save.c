@@ -10,6 +10,8 @@
  * A node that is linked is not encoded anew, and its slot is not used again, before a sweep has
  * removed the links to it and readers have left.  The copying is in epoch sections, so what was
  * linked at the beginning of one stays as it is but for its links, which have a lock.
+ *
+ * Of an arena that is mapped nothing is written: what is in the file is there, good or bad.
  */
 #include <errno.h>
 #include <string.h>
@@ -163,6 +165,7 @@ static bool make_record(struct store *store, struct index_save *save)
     struct err err;
     bool fits = true;
     epoch_enter();
+    uint64_t head = atomic_load_explicit(&store->vectors->head, memory_order_acquire);
     enum err_code rc = vector_index_export(store->vectors, &state, &err);
     struct room room = room_of(rc ? NULL : state.graph);
     if (room.seed == 0) goto out;
@@ -177,6 +180,7 @@ static bool make_record(struct store *store, struct index_save *save)
     }
     save->seed = room.seed;
     save->node_count = room.nodes;
+    save->head = head;
 out:
     epoch_leave();
     vector_index_state_deinit(&state);
@@ -195,6 +199,12 @@ void index_file_fix(struct store *store, struct index_save *save)
         if (make_record(store, save)) return;
         index_file_end(save);
     }
+}
+
+void index_file_saved(struct store *store, const struct index_save *save, bool kept)
+{
+    atomic_store_explicit(&store->saved_head, save->head, memory_order_relaxed);
+    atomic_store_explicit(&store->saved_seed, kept ? save->seed : 0, memory_order_relaxed);
 }
 
 void index_file_end(struct index_save *save)
@@ -287,7 +297,9 @@ static bool fill(struct saver *s, uint32_t end)
     const bool same = same_graph(s, g);
     const struct graph_arena *a = same ? index_arena(g) : NULL;
     uint32_t most = s->room;
-    for (s->held = 0; same && s->held < most && s->next < end && take_next(s, a, end); s->held++) {
+    s->held = 0;
+    if (same && a->unchecked) s->next = end;
+    for (; same && s->held < most && s->next < end && take_next(s, a, end); s->held++) {
         if (s->held == 0) {
             s->first = s->next;
             most = index_part_run(s->cells, s->first, s->room);
@@ -376,29 +388,43 @@ int index_file_write(struct store *store, const struct index_save *save, bool *s
     return os_errno;
 }
 
-/* Dirty groups, `most` of them at most. */
-static uint32_t count_dirty(struct database *db, int part, uint32_t most)
+/* ---- is there something to do? ---- */
+
+static bool has_dirty(const struct graph_arena *a)
 {
-    uint32_t count = 0;
+    uint32_t groups = (a->capacity + GRAPH_GROUP_NODES - 1) / GRAPH_GROUP_NODES;
+    for (int p = 0; p < PART_COUNT; p++)
+        if (next_dirty(dirty_bits(a, p), 0, groups) < groups) return true;
+    return false;
+}
+
+/* Of rows linked since the file was written, so many or more; 0: anything at all. */
+static bool has_news(struct database *db, uint64_t rows)
+{
+    bool news = false;
+    if (db->dir_fd < 0) return false;
     epoch_enter();
     struct store *store = atomic_load_explicit(&db->store, memory_order_acquire);
     struct graph *g = index_current_graph(store->vectors);
     const struct graph_arena *a = g ? index_arena(g) : NULL;
-    uint32_t groups = a ? (a->capacity + GRAPH_GROUP_NODES - 1) / GRAPH_GROUP_NODES : 0;
-    uint32_t i = a ? next_dirty(dirty_bits(a, part), 0, groups) : 0;
-    for (; i < groups && count < most; count++)
-        i = next_dirty(dirty_bits(a, part), i + 1, groups);
+    if (a && !a->unchecked) {
+        uint64_t head = atomic_load_explicit(&store->vectors->head, memory_order_acquire);
+        uint64_t saved = atomic_load_explicit(&store->saved_head, memory_order_relaxed);
+        uint32_t seed = atomic_load_explicit(&store->saved_seed, memory_order_relaxed);
+        news =
+            g->codec.seed != seed || (rows ? head - saved >= rows : head != saved || has_dirty(a));
+    }
     epoch_leave();
-    return count;
+    return news;
 }
 
 bool index_file_is_dirty(struct database *db)
 {
-    return db->dir_fd >= 0 && (count_dirty(db, PART_CODES, 1) || count_dirty(db, PART_LINKS, 1));
+    return has_news(db, 0);
 }
 
 bool index_file_is_due(struct database *db)
 {
-    enum { DUE_GROUPS = 4096 / GRAPH_GROUP_NODES }; /* half a second of linking, about */
-    return db->dir_fd >= 0 && count_dirty(db, PART_CODES, DUE_GROUPS) == DUE_GROUPS;
+    enum { DUE_ROWS = 4096 }; /* half a second of linking, about */
+    return has_news(db, DUE_ROWS);
 }

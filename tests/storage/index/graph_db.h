@@ -159,12 +159,34 @@ static inline void graph_db_link(struct database *db, enum codec_kind codec)
     } else {
         struct vector_index_rest rest;
         vector_index_graph(ix, UINT64_MAX, &rest);
-        if (graph_reserve(g, atomic_load(&db->slot_count), &err)) fail_msg("%s", err.msg);
+        uint32_t nodes = 0; /* slot_count may not be published yet */
+        for (uint64_t i = rest.head; i < rest.tail; i++)
+            if (rest.slots[i & rest.mask] >= nodes) nodes = rest.slots[i & rest.mask] + 1;
+        if (graph_reserve(g, nodes, &err)) fail_msg("%s", err.msg);
         for (uint64_t i = rest.head; i < rest.tail; i++)
             graph_db_link_slot(db, g, rest.slots[i & rest.mask]);
         atomic_store(&ix->encoded, rest.tail);
         atomic_store(&ix->head, rest.tail);
     }
+    mutex_unlock(vector_index_mutex(ix));
+}
+
+/* Lead links around the dead, so that their slots are used again after a checkpoint. */
+static inline void graph_db_sweep(struct database *db)
+{
+    struct vector_index *ix = db->store->vectors;
+    mutex_lock(vector_index_mutex(ix));
+    struct graph *g = graph_db_graph(db);
+    uint32_t nodes = atomic_load(&g->node_count);
+    uint64_t *dead = mem_zalloc(atomic_load(&g->arena)->capacity / 8 + 8);
+    for (uint32_t n = 0; n < nodes; n++)
+        if (graph_db_slot(db, n)->death != SLOT_NEVER) dead[n / 64] |= UINT64_C(1) << n % 64;
+    graph_sweep(g, dead, 0, nodes, false);
+    for (uint32_t n = 0; n < nodes; n++)
+        if (dead[n / 64] >> n % 64 & 1) graph_forget(g, n);
+    graph_choose_pivots(g, NULL, NULL, 0);
+    mem_free(dead);
+    atomic_store(&ix->reuse_lsn, db->last_lsn);
     mutex_unlock(vector_index_mutex(ix));
 }
 

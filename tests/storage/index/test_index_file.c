@@ -258,6 +258,62 @@ static bool refuse(void *calls)
     return --*(int *)calls > 0;
 }
 
+/* Its code is left out of the first checkpoint, and must not be of the second. */
+static void what_is_encoded_before_a_checkpoint_and_linked_after_it_is_kept(void **state)
+{
+    (void)state;
+    struct database *db = written_database();
+    graph_db_put(db, ROWS, ROWS + 40, 1);
+    struct graph *g = graph_db_graph(db);
+    assert_int_equal(graph_reserve(g, ROWS + 40, &err), ERR_OK);
+    for (uint32_t slot = ROWS; slot < ROWS + 40; slot++) {
+        const float *row = jvdb_file_read(&db->store->file, REGION_VECTORS, slot);
+        assert_true(graph_encode(g, slot, row, graph_db_slot(db, slot)->generation));
+    }
+    if (checkpoint_run(db, &err)) fail_msg("%s", err.msg);
+    for (uint32_t slot = ROWS; slot < ROWS + 40; slot++)
+        assert_true(graph_link(g, slot, 40, NULL));
+    atomic_store(&db->store->vectors->head, atomic_load(&db->store->vectors->tail));
+    graph_db_stop(db);
+    db = graph_db_open();
+    graph_db_load(db);
+    assert_int_equal(graph_db_info(db).indexed_count, ROWS + 40);
+    assert_int_equal(graph_db_info(db).pending_count, 0);
+    assert_false(index_file_is_dirty(db)); /* nothing was mended */
+    graph_db_check_graph(db);
+    graph_db_close(db);
+}
+
+static void slots_that_are_used_again_do_not_confuse_it(void **state)
+{
+    (void)state;
+    struct database *db = written_database();
+    for (uint32_t round = 2; round < 5; round++) {
+        graph_db_delete(db, round * 20, round * 20 + 40);
+        graph_db_sweep(db);
+        if (checkpoint_run(db, &err)) fail_msg("%s", err.msg);
+        epoch_synchronize();
+        uint32_t slots = db->store->counts.slot_count;
+        graph_db_put(db, round * 20, round * 20 + 40, round);
+        assert_int_equal(db->store->counts.slot_count, slots); /* used again */
+        take_image(); /* the file has what was before; the log says otherwise */
+        struct database *copy = graph_db_open_in(image_fd);
+        graph_db_load(copy);
+        assert_int_equal(graph_db_info(copy).pending_count, 40);
+        graph_db_check_graph(copy);
+        graph_db_close(copy);
+        graph_db_link(db, CODEC_INT8);
+        graph_db_check_graph(db);
+    }
+    graph_db_stop(db);
+    db = graph_db_open();
+    graph_db_load(db);
+    assert_int_equal(graph_db_info(db).pending_count, 0);
+    graph_db_check_graph(db);
+    assert_int_equal(graph_db_missed(db, 1), 0);
+    graph_db_close(db);
+}
+
 static void a_load_that_is_interrupted_leaves_everything_as_it_is(void **state)
 {
     (void)state;
@@ -313,22 +369,18 @@ static void cells_of_an_earlier_graph_are_not_taken_for_its_own(void **state)
     (void)state;
     struct database *db = linked_database();
     if (checkpoint_run(db, &err)) fail_msg("%s", err.msg);
-    uint64_t codes = place_of(db, REGION_CODES, 0), links = place_of(db, REGION_LINKS, 0);
+    uint64_t places[2] = {place_of(db, REGION_CODES, 0), place_of(db, REGION_LINKS, 0)};
     size_t len;
     uint8_t *old = file_bytes(data_fd, "db.jvdb", &len);
     atomic_store(&db->store->vectors->lost, true); /* the same codec, from scratch */
     graph_db_link(db, CODEC_INT8);
     graph_db_stop(db);
-    poke(data_fd, "db.jvdb", codes, old + codes, 6 * 64);
-    poke(data_fd, "db.jvdb", links, old + links, 6 * 64);
+    for (int i = 0; i < 2; i++) {
+        take_image();
+        poke(image_fd, "db.jvdb", places[i], old + places[i], 6 * 128);
+        assert_true(use_damaged_image());
+    }
     free(old);
-    db = graph_db_open();
-    graph_db_load(db);
-    assert_true(graph_db_info(db).pending_count > 0);
-    graph_db_link(db, CODEC_INT8);
-    graph_db_check_graph(db);
-    assert_int_equal(graph_db_missed(db, 3), 0);
-    graph_db_close(db);
 }
 
 static void a_mapped_file_that_is_cut_short_is_no_crash(void **state)
@@ -413,7 +465,15 @@ static void any_failing_call_costs_no_more_than_this_checkpoint(void **state)
             faults_arm(kinds[k], at, ENOSPC);
             enum err_code rc = checkpoint_run(db, &err);
             int calls = faults_disarm();
-            if (rc == ERR_READ_ONLY) { /* in place, after the .ckpt was whole */
+            if (rc == ERR_OK && index_file_is_dirty(db)) {
+                take_image();
+                struct database *without = graph_db_open_in(image_fd);
+                assert_null(graph_db_graph(without)); /* not half of it */
+                graph_db_check_rows(without);
+                graph_db_close(without);
+            }
+            bool broken = rc == ERR_READ_ONLY; /* in place, after the .ckpt was whole */
+            if (broken) {
                 graph_db_close(db);
                 db = graph_db_open();
             }
@@ -422,6 +482,10 @@ static void any_failing_call_costs_no_more_than_this_checkpoint(void **state)
             struct database *copy = graph_db_open_in(image_fd);
             graph_db_check_rows(copy);
             graph_db_load(copy);
+            if (!broken) {
+                assert_int_equal(graph_db_info(copy).pending_count, 0);
+                assert_false(index_file_is_dirty(copy)); /* nothing was mended */
+            }
             graph_db_link(copy, at % 2 ? CODEC_INT8 : CODEC_FLOAT32);
             graph_db_check_graph(copy);
             graph_db_close(copy);
@@ -471,6 +535,11 @@ static void a_kill_before_any_call_of_a_checkpoint_leaves_a_graph(void **state)
     struct database *db = written_database();
     images = 0;
     for (uint32_t round = 2; round < 4; round++) {
+        graph_db_delete(db, 400, 420);
+        graph_db_sweep(db);
+        if (checkpoint_run(db, &err)) fail_msg("%s", err.msg);
+        epoch_synchronize();
+        graph_db_put(db, 400, 420, round); /* in used slots */
         graph_db_put(db, ROWS * (round - 1), ROWS * round, 1);
         graph_db_put(db, 0, 100, round);
         graph_db_delete(db, round * 90, round * 90 + 10);
@@ -560,6 +629,8 @@ int main(void)
         temp_dir_test(cells_that_were_never_written_are_made_again),
         temp_dir_test(links_to_anywhere_are_no_harm),
         temp_dir_test(a_graph_with_much_damage_is_given_up),
+        temp_dir_test(what_is_encoded_before_a_checkpoint_and_linked_after_it_is_kept),
+        temp_dir_test(slots_that_are_used_again_do_not_confuse_it),
         temp_dir_test(a_load_that_is_interrupted_leaves_everything_as_it_is),
         temp_dir_test(another_codec_takes_other_extents_and_gives_the_old_ones_back),
         temp_dir_test(cells_of_an_earlier_graph_are_not_taken_for_its_own),
