@@ -62,6 +62,8 @@ struct entry {
 struct file_cache {
     struct engine *engine;
     size_t max_open;
+    void (*index_work)(void *ctx, const char *name); /* file_cache_on_index_work() */
+    void *index_work_ctx;
 
     struct mutex mu; /* LOCK_FILE_CACHE; guards the rest */
     pthread_cond_t changed;
@@ -306,6 +308,12 @@ static bool relieve(void *ctx, const struct err *err)
     return file_cache_relieve(e->cache, err);
 }
 
+static void index_has_work(void *ctx)
+{
+    struct entry *e = ctx;
+    if (e->cache->index_work) e->cache->index_work(e->cache->index_work_ctx, e->name);
+}
+
 static enum err_code writer_opens(void *ctx, enum patience patience, struct err *err)
 {
     struct entry *e = ctx;
@@ -380,8 +388,11 @@ static enum err_code open_entry(struct file_cache *c, struct entry *e, struct er
     struct open_hints hints = {e->lsn_is_known, e->reopened, e->hold_until_ns, e->last_lsn};
     mutex_unlock(&c->mu);
 
-    struct database_host host = {
-        .writer_opens = writer_opens, .writer_closed = writer_closed, .relieve = relieve, .ctx = e};
+    struct database_host host = {.writer_opens = writer_opens,
+                                 .writer_closed = writer_closed,
+                                 .relieve = relieve,
+                                 .index_has_work = index_has_work,
+                                 .ctx = e};
     struct database *db = NULL;
     enum err_code rc =
         c->engine->ops->open(c->engine, e->name, e->uuid, &e->schema, hints, &host, &db, err);
@@ -409,6 +420,7 @@ static enum err_code open_entry(struct file_cache *c, struct entry *e, struct er
     e->lsn_is_known = e->reopened = true;
     e->pins = 1;
     lru_push(c, e);
+    index_has_work(e);
     return ERR_OK;
 }
 
@@ -1027,6 +1039,15 @@ size_t file_cache_recall_estimates(struct file_cache *c, struct recall_estimate 
     }
     mutex_unlock(&c->mu);
     return count;
+}
+
+void file_cache_on_index_work(struct file_cache *c, void (*fn)(void *ctx, const char *name),
+                              void *ctx)
+{
+    mutex_lock(&c->mu);
+    c->index_work = fn;
+    c->index_work_ctx = ctx;
+    mutex_unlock(&c->mu);
 }
 
 /* ---- life ---- */

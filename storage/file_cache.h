@@ -97,6 +97,11 @@ MUST_CHECK enum err_code file_cache_list(struct file_cache *c, const char *after
                                          const char *prefix, size_t limit, bool may_block,
                                          struct database_info **infos, size_t *count, size_t *total,
                                          bool *more, struct err *err);
+/* Call fn(ctx, name) whenever the search index of a database may have work to be done, and when one
+ * was opened; NULL: nobody.  fn may be called under LOCK_FILE_CACHE.  Not while databases are used.
+ */
+void file_cache_on_index_work(struct file_cache *c, void (*fn)(void *ctx, const char *name),
+                              void *ctx);
 /* The counts of service_stats(); those of closed databases as of their closing. */
 void file_cache_stats(struct file_cache *c, struct service_stats *stats);
 /* As service_recall_estimates(). */

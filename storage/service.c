@@ -16,6 +16,7 @@
 #include "storage/compactor.h"
 #include "storage/engine.h"
 #include "storage/flusher.h"
+#include "storage/index/indexer.h"
 #include "storage/scrub.h"
 
 enum { FIRST_SCRUB_MS_MAX = 3600 * 1000 };
@@ -27,6 +28,7 @@ struct service {
     struct file_cache *cache;
     struct flusher *flusher;
     struct compactor *compactor; /* may be NULL */
+    struct indexer *indexer;     /* may be NULL */
     _Atomic bool interrupted;
     struct scrub *scrub;
     bool is_persistent;
@@ -50,6 +52,7 @@ enum err_code service_open(const struct service_options *options, struct service
     s->cache = file_cache_new(s->engine, options->max_open_files);
     rc = s->engine->ops->load(s->engine, s->cache, err);
     if (rc) goto out;
+    if (!options->no_indexer) s->indexer = indexer_start(s->cache, options->index_threads);
     s->flusher = flusher_start(s->engine, s->cache, options);
     s->compactor = compactor_start(s->cache, options->compact_percent);
     /* Not at once: a start has better things to do. */
@@ -80,6 +83,7 @@ enum err_code service_close(struct service *s, struct err *err)
     double ms;
     service_interrupt(s);
     compactor_stop(s->compactor);
+    indexer_stop(s->indexer);
     scrub_stop(s->scrub);
     flusher_stop(s->flusher);
     enum err_code rc = flusher_flush_all(s->flusher, FLUSH_AT_STOP, &flushed, &ms, err);
@@ -271,6 +275,12 @@ void service_interrupt(struct service *s)
 {
     atomic_store(&s->interrupted, true);
     compactor_interrupt(s->compactor);
+    indexer_interrupt(s->indexer);
+}
+
+void service_settle_index(struct service *s, struct database *db)
+{
+    if (s->indexer) indexer_settle(s->indexer, db);
 }
 
 /* ---- verify ---- */

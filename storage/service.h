@@ -26,6 +26,8 @@ struct service_options {
     uint64_t scrub_interval_seconds; /* 0: no scrub */
     uint64_t scrub_bytes_per_second;
     uint64_t dirty_bytes_max; /* of all databases, as well; 0: 512 MiB        */
+    uint32_t index_threads;   /* that build and keep search graphs; 0: one for each processor */
+    bool no_indexer;          /* for tests: nobody does, and all searches are exact           */
     uint32_t hold_ms; /* after a flush by hand: no checkpoint by time for so long; 0: 60 s */
 };
 
@@ -99,6 +101,8 @@ MUST_CHECK enum err_code service_compact(struct service *svc, const char *name,
                                          struct compact_result *result, struct err *err);
 /* The end is near: whatever takes long and can be done again gives up.  Any thread. */
 void service_interrupt(struct service *svc);
+/* For tests: indexer_settle(). */
+void service_settle_index(struct service *svc, struct database *db);
 
 /* Compare what a database's files hold with its checksums, without blocking anybody (verify.h).
  * Damage quarantines the database, unless memory could put it right; *quarantined: it is now.

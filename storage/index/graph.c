@@ -17,7 +17,7 @@ enum {
     LINE = 64,
     M_DEFAULT = 16,
     EF_CONSTRUCTION_DEFAULT = 200,
-    PIVOTS_MIN = 64,
+    PIVOTS_MIN = 128,
     PIVOTS_MAX = 1024
 };
 #define HUGE_PAGE (2ul << 20)
@@ -236,17 +236,23 @@ void graph_mark_dirty(_Atomic uint64_t *bits, uint32_t node)
     atomic_fetch_or_explicit(&bits[group / 64], bit, memory_order_release);
 }
 
+/* A lock that nobody gives back lies in a damaged file that was mapped.  To take it is no harm even
+ * if somebody was only slow: what two linkers then store are links, and links are hints. */
 void graph_lock_node(struct graph_node *node)
 {
     enum { SPINS = 128 };
-    for (int tries = 0;; tries++) {
+    const uint64_t patience_ns = 20 * 1000 * 1000;
+    uint64_t until = 0;
+    for (int tries = 1;; tries++) {
         uint32_t head = atomic_load_explicit(&node->head, memory_order_relaxed);
-        if (!(head & NODE_LOCKED) &&
+        if ((!(head & NODE_LOCKED) || (until && clock_ns() > until)) &&
             atomic_compare_exchange_weak_explicit(&node->head, &head, head | NODE_LOCKED,
                                                   memory_order_acquire, memory_order_relaxed))
             return;
+        if (tries % SPINS) continue;
         /* Whoever has it may have lost its processor. */
-        if (tries % SPINS == SPINS - 1) sched_yield();
+        if (!until) until = clock_ns() + patience_ns;
+        sched_yield();
     }
 }
 
@@ -352,8 +358,8 @@ static void publish_pivots(struct graph *g, struct graph_pivots *pivots)
 static uint32_t pivots_wanted(const struct graph *g)
 {
     uint32_t linked = atomic_load_explicit(&g->linked_count, memory_order_relaxed);
-    /* Twice as many bring no walk nearer to its end than they cost to compare. */
-    uint32_t wanted = (uint32_t)(sqrt((double)linked) / 2);
+    /* Half as many do where rows lie evenly; clusters far apart want one each. */
+    uint32_t wanted = (uint32_t)sqrt((double)linked);
     if (wanted < PIVOTS_MIN) wanted = PIVOTS_MIN;
     if (wanted > PIVOTS_MAX) wanted = PIVOTS_MAX;
     return wanted < linked ? wanted : linked;

@@ -129,7 +129,7 @@ void graph_forget(struct graph *g, uint32_t node);
 
 /* Owner: choose the entry points anew: a sample of the linked nodes whose bit in `live` (one for
  * each node below node_count, here and below) is set (NULL: of all), and `extra` nodes that nothing
- * else leads to.  About sqrt(n) / 2, 64 to 1024.  Out of memory: they stay. */
+ * else leads to.  About sqrt(n), 128 to 1024.  Out of memory: they stay. */
 void graph_choose_pivots(struct graph *g, const uint64_t *live, const uint32_t *extra,
                          uint32_t extra_count);
 /* Owner: these, which were chosen before; those outside of the arena are left out. */

@@ -15,6 +15,8 @@
 #include "storage/base/clock.h"
 #include "storage/base/epoch.h"
 #include "storage/base/mem.h"
+#include "storage/index/effort.h"
+#include "storage/index/index_work.h"
 
 enum {
     PENDING_MIN = 1024,       /* positions of the first array                            */
@@ -31,6 +33,7 @@ struct vector_index *vector_index_new(const struct schema *schema)
     ix->dimension = schema->dimension;
     ix->options = schema->index;
     mutex_init(&ix->mu, LOCK_INDEX);
+    mutex_init(&ix->samples.mu, LOCK_LEAF);
     atomic_init(&ix->pending_max, PENDING_MAX);
     atomic_init(&ix->rows_per_s, ROWS_PER_S);
     return ix;
@@ -39,6 +42,13 @@ struct vector_index *vector_index_new(const struct schema *schema)
 void vector_index_free(struct vector_index *ix)
 {
     if (!ix) return;
+    build_free(ix->build);
+    sweep_free(ix->sweep);
+    measurement_free(ix->measurement);
+    link_window_free(ix->window);
+    for (uint32_t i = 0; i < ix->samples.count; i++)
+        mem_free(ix->samples.list[i].query);
+    mutex_deinit(&ix->samples.mu);
     graph_free(atomic_load(&ix->graph));
     mem_free(atomic_load(&ix->pending));
     mem_free(atomic_load(&ix->aside));
@@ -56,13 +66,36 @@ struct mutex *vector_index_mutex(struct vector_index *ix)
 
 /* ---- the writer ---- */
 
-/* Searches may look at what is replaced. */
-static void retire(void *p)
+void vector_index_retire(void *p)
 {
     if (p) epoch_retire(mem_free, p);
 }
 
-static void lose(struct vector_index *ix)
+static void free_graph(void *g)
+{
+    graph_free(g);
+}
+
+void vector_index_retire_graph(struct graph *g)
+{
+    epoch_retire(free_graph, g);
+}
+
+struct slot_list *slot_list_extend(const struct slot_list *list, const uint32_t *slots,
+                                   size_t count)
+{
+    enum { SPARE = 64 };
+    size_t had = slot_list_count(list), cap = had + count + had / 2 + SPARE;
+    struct slot_list *longer = mem_try(sizeof *longer + cap * sizeof longer->slots[0]);
+    if (!longer) return NULL;
+    longer->cap = (uint32_t)cap;
+    if (had) memcpy(longer->slots, list->slots, had * sizeof *slots);
+    if (count) memcpy(longer->slots + had, slots, count * sizeof *slots);
+    atomic_init(&longer->count, (uint32_t)(had + count));
+    return longer;
+}
+
+void vector_index_lose(struct vector_index *ix)
 {
     atomic_store_explicit(&ix->lost, true, memory_order_release);
     atomic_store_explicit(&ix->news, true, memory_order_relaxed);
@@ -85,7 +118,7 @@ static struct pending *pending_with_room(struct vector_index *ix, uint64_t tail)
     for (uint64_t i = head; i < tail; i++)
         p->slots[i & p->mask] = old->slots[i & old->mask];
     atomic_store_explicit(&ix->pending, p, memory_order_release);
-    retire(old);
+    vector_index_retire(old);
     return p;
 }
 
@@ -100,8 +133,7 @@ static bool add_pending(struct vector_index *ix, uint32_t slot)
     return true;
 }
 
-/* Bits for slots below `slots`; false: out of memory. */
-static bool dead_bits_reserve(struct vector_index *ix, uint64_t slots)
+bool vector_index_reserve_dead(struct vector_index *ix, uint64_t slots)
 {
     struct slot_bits *old = atomic_load_explicit(&ix->dead, memory_order_relaxed);
     uint64_t words = slots / 64 + 1;
@@ -115,18 +147,27 @@ static bool dead_bits_reserve(struct vector_index *ix, uint64_t slots)
                                      ? atomic_load_explicit(&old->bits[i], memory_order_relaxed)
                                      : 0);
     atomic_store_explicit(&ix->dead, b, memory_order_release);
-    retire(old);
+    vector_index_retire(old);
     return true;
 }
 
-static bool set_dead(struct vector_index *ix, uint32_t slot, bool dead)
+void vector_index_set_dead(struct vector_index *ix, uint32_t slot, bool dead)
 {
-    if (!dead_bits_reserve(ix, slot)) return false;
+    if (!vector_index_reserve_dead(ix, slot)) {
+        vector_index_lose(ix);
+        return;
+    }
     struct slot_bits *b = atomic_load_explicit(&ix->dead, memory_order_relaxed);
     _Atomic uint64_t *word = &b->bits[slot / 64];
     uint64_t bit = UINT64_C(1) << slot % 64, old = atomic_load_explicit(word, memory_order_relaxed);
     atomic_store_explicit(word, dead ? old | bit : old & ~bit, memory_order_relaxed);
-    return true;
+}
+
+/* Replay puts a row into a slot whose node is linked still: nobody searches yet. */
+static void forget_node(struct vector_index *ix, uint32_t slot)
+{
+    struct graph *g = atomic_load_explicit(&ix->graph, memory_order_relaxed);
+    if (g && work_is_linked(g, slot)) graph_forget(g, slot);
 }
 
 void vector_index_put(struct vector_index *ix, uint32_t slot)
@@ -138,14 +179,16 @@ void vector_index_put(struct vector_index *ix, uint32_t slot)
         return;
     }
     if (atomic_load_explicit(&ix->lost, memory_order_relaxed)) return;
-    if (!set_dead(ix, slot, false) || !add_pending(ix, slot)) lose(ix);
+    if (ix->adopted.replaying) forget_node(ix, slot);
+    vector_index_set_dead(ix, slot, false);
+    if (!add_pending(ix, slot)) vector_index_lose(ix);
     atomic_store_explicit(&ix->news, true, memory_order_relaxed);
 }
 
 void vector_index_end(struct vector_index *ix, uint32_t slot)
 {
     if (!ix->tracking || atomic_load_explicit(&ix->lost, memory_order_relaxed)) return;
-    if (!set_dead(ix, slot, true)) lose(ix);
+    vector_index_set_dead(ix, slot, true);
     atomic_fetch_add_explicit(&ix->ended, 1, memory_order_relaxed);
     atomic_store_explicit(&ix->news, true, memory_order_relaxed);
 }
@@ -157,7 +200,7 @@ uint64_t vector_index_reuse_lsn(const struct vector_index *ix)
 
 void vector_index_fall_back(struct vector_index *ix, uint64_t lsn)
 {
-    if (atomic_load(&ix->forgot_lsn) > lsn) lose(ix);
+    if (atomic_load(&ix->forgot_lsn) > lsn) vector_index_lose(ix);
 }
 
 bool vector_index_wants_work(struct vector_index *ix)
@@ -168,16 +211,23 @@ bool vector_index_wants_work(struct vector_index *ix)
 
 /* ---- slowing writers down ---- */
 
-static uint64_t pending_count(const struct vector_index *ix)
+uint64_t vector_index_pending(const struct vector_index *ix)
 {
     uint64_t head = atomic_load_explicit(&ix->head, memory_order_acquire);
     return atomic_load_explicit(&ix->tail, memory_order_relaxed) - head;
 }
 
+void vector_index_set_pending_max(struct vector_index *ix, const struct graph *g)
+{
+    uint64_t max = PENDING_BYTES / g->codec.cell_bytes;
+    atomic_store_explicit(&ix->pending_max, max < PENDING_MAX ? max : PENDING_MAX,
+                          memory_order_relaxed);
+}
+
 uint64_t vector_index_backlog(const struct vector_index *ix)
 {
     if (!atomic_load_explicit(&ix->graph, memory_order_relaxed)) return 0;
-    uint64_t pending = pending_count(ix);
+    uint64_t pending = vector_index_pending(ix);
     uint64_t max = atomic_load_explicit(&ix->pending_max, memory_order_relaxed);
     return pending > max ? pending - max : 0;
 }
@@ -234,30 +284,46 @@ struct graph *vector_index_graph(struct vector_index *ix, uint64_t lsn,
     }
 }
 
-/* Before anything was measured.  For a recall of 0.95 twice k, 64 at least, and more the more rows
- * there are; the rest of the way to 1 costs ever more. */
-static double guess_effort(double rows, double recall, double k)
-{
-    double ef = fmax(2 * k, 64);
-    if (rows > 1e5) ef *= 1 + 0.25 * log2(rows / 1e5);
-    double miss = fmax(1 - recall, 0.0005);
-    return ef * fmax(0.5, pow(0.05 / miss, 0.7));
-}
-
 uint32_t vector_index_effort(struct vector_index *ix, double recall, size_t k, double *expected)
 {
     const struct graph *g = atomic_load_explicit(&ix->graph, memory_order_acquire);
+    const struct effort_table *t = atomic_load_explicit(&ix->effort, memory_order_acquire);
+    double rows = g ? (double)atomic_load_explicit(&g->linked_count, memory_order_relaxed) : 0, ef;
     *expected = 0;
-    double rows = g ? (double)atomic_load_explicit(&g->linked_count, memory_order_relaxed) : 0;
-    double ef = guess_effort(rows, recall, (double)k);
-    if (ef > EFFORT_MAX) ef = EFFORT_MAX;
-    return ef < (double)k ? (uint32_t)k : (uint32_t)ef;
+    if (t && t->steps)
+        ef = effort_measured(t, recall, k, expected);
+    else
+        ef = effort_guessed(rows, recall, k);
+    ef = fmin(fmax(ceil(ef), (double)k), EFFORT_MAX);
+    return (uint32_t)ef;
 }
 
+/* One search a second is enough; the ring keeps the last ones. */
 void vector_index_sample(struct vector_index *ix, const float *query, size_t k, uint64_t lsn,
                          const uint32_t *slots, size_t count)
 {
-    (void)ix, (void)query, (void)k, (void)lsn, (void)slots, (void)count;
+    enum { ONE_IN_MAX = 1 << 20 };
+    struct samples *s = &ix->samples;
+    if (atomic_fetch_sub_explicit(&s->skip, 1, memory_order_relaxed) > 0) return;
+    if (k > SAMPLE_RESULTS_MAX || count > k || !mutex_trylock(&s->mu)) return;
+    uint64_t now = clock_ns(), since = now - s->last_ns;
+    if (s->one_in < 1) s->one_in = 1;
+    if (since < SECOND_NS && s->one_in < ONE_IN_MAX) s->one_in *= 2;
+    if (since > 2 * SECOND_NS && s->one_in > 1) s->one_in /= 2;
+    atomic_store_explicit(&s->skip, s->one_in - 1, memory_order_relaxed);
+    s->last_ns = now;
+    struct sample *to = &s->list[s->taken++ % SAMPLES_MAX];
+    bool is_full = s->count == SAMPLES_MAX;
+    if (!is_full) to = &s->list[s->count];
+    float *copy = is_full ? to->query : mem_try(ix->dimension * sizeof *copy);
+    if (copy) {
+        memcpy(copy, query, ix->dimension * sizeof *copy);
+        *to =
+            (struct sample){.query = copy, .lsn = lsn, .k = (uint32_t)k, .count = (uint32_t)count};
+        memcpy(to->slots, slots, count * sizeof *slots);
+        s->count += !is_full;
+    }
+    mutex_unlock(&s->mu);
 }
 
 /* ---- what is kept ---- */
@@ -308,37 +374,33 @@ void vector_index_state_deinit(struct vector_index_state *state)
     *state = (struct vector_index_state){0};
 }
 
-static struct slot_list *slot_list_of(const uint32_t *slots, size_t count)
-{
-    if (count == 0) return NULL;
-    struct slot_list *list = mem_try(sizeof *list + count * sizeof list->slots[0]);
-    if (!list) return NULL;
-    list->cap = (uint32_t)count;
-    memcpy(list->slots, slots, count * sizeof *slots);
-    atomic_init(&list->count, (uint32_t)count);
-    return list;
-}
-
 void vector_index_adopt(struct vector_index *ix, const struct vector_index_state *state,
                         uint64_t lsn, uint32_t slot_count)
 {
-    (void)lsn;
-    if (!state->graph) return;
+    struct graph *g = state->graph;
+    if (!g) return;
     ix->tracking = true;
-    struct slot_list *aside = slot_list_of(state->aside, state->aside_count);
-    bool good = dead_bits_reserve(ix, slot_count) && (aside || state->aside_count == 0);
+    ix->adopted.replaying = ix->adopted.counting = true;
+    ix->adopted.end = slot_count;
+    ix->tested_rows = atomic_load(&g->linked_count) + 1;
+    atomic_store(&ix->from_lsn, lsn);
+    atomic_store(&ix->reuse_lsn, state->reuse_lsn);
+    vector_index_set_pending_max(ix, g);
+    struct slot_list *aside = slot_list_extend(NULL, state->aside, state->aside_count);
+    struct slot_list *extra = slot_list_extend(NULL, state->extra_pivots, state->extra_pivot_count);
+    bool good = vector_index_reserve_dead(ix, slot_count) && aside && extra;
     for (size_t i = 0; i < state->pending_count && good; i++)
         good = add_pending(ix, state->pending[i]);
     atomic_store(&ix->aside, aside);
-    atomic_store(&ix->extra, slot_list_of(state->extra_pivots, state->extra_pivot_count));
-    if (state->effort.rows) {
+    atomic_store(&ix->extra, extra);
+    if (state->effort.steps) {
         struct effort_table *effort = mem_new(struct effort_table);
         *effort = state->effort;
         atomic_store(&ix->effort, effort);
     }
-    atomic_store(&ix->graph, state->graph);
+    atomic_store(&ix->graph, g);
     atomic_store(&ix->news, true);
-    if (!good) lose(ix);
+    if (!good) vector_index_lose(ix);
 }
 
 /* ---- information ---- */
@@ -348,12 +410,25 @@ void vector_index_info(struct vector_index *ix, struct vector_index_info *info)
     *info = (struct vector_index_info){.state = INDEX_STATE_NONE, .progress = 1};
     epoch_enter();
     const struct graph *g = atomic_load_explicit(&ix->graph, memory_order_acquire);
-    if (g) {
+    if (g && !atomic_load_explicit(&ix->lost, memory_order_relaxed)) {
+        uint64_t linked = atomic_load_explicit(&g->linked_count, memory_order_relaxed);
+        uint64_t pending = vector_index_pending(ix);
         info->codec = g->codec.kind;
-        info->indexed_count = atomic_load_explicit(&g->linked_count, memory_order_relaxed);
+        info->indexed_count = linked + slot_list_count(atomic_load(&ix->aside));
         info->memory_bytes = graph_memory(g);
-        info->pending_count = pending_count(ix);
-        info->state = info->pending_count ? INDEX_STATE_LINKING : INDEX_STATE_READY;
+        info->pending_count = pending;
+        info->state = pending ? INDEX_STATE_LINKING : INDEX_STATE_READY;
+        info->progress = linked + pending ? (double)linked / (double)(linked + pending) : 1;
+        if (pending)
+            info->eta_ms =
+                pending * 1000 / atomic_load_explicit(&ix->rows_per_s, memory_order_relaxed) + 1;
+    } else if (atomic_load_explicit(&ix->building, memory_order_relaxed)) {
+        info->state = INDEX_STATE_BUILDING;
+        info->progress = atomic_load_explicit(&ix->progress_ppm, memory_order_relaxed) / 1e6;
+        info->eta_ms = atomic_load_explicit(&ix->eta_ms, memory_order_relaxed);
+        info->pending_count = vector_index_pending(ix);
     }
     epoch_leave();
+    info->recall_samples = atomic_load_explicit(&ix->recall_samples, memory_order_relaxed);
+    info->recall_estimate = atomic_load_explicit(&ix->recall_ppm, memory_order_relaxed) / 1e6;
 }

@@ -92,8 +92,9 @@ struct effort_table {
     uint64_t rows; /* live when it was measured; 0: it was not */
     uint32_t queries;
     uint32_t steps;
-    uint32_t ef[EFFORT_STEPS];
+    uint32_t ef[EFFORT_STEPS];             /* ascending */
     float recall[EFFORT_KS][EFFORT_STEPS]; /* for k = 1, 10, 100; ascending */
+    float error[EFFORT_KS][EFFORT_STEPS];  /* their standard errors */
 };
 
 /* What is worth keeping of an index beside cells, links and pivots of its graph. */

@@ -18,6 +18,11 @@
 
 #include "storage/index/vector_index.h"
 
+struct build;       /* index_build.c   */
+struct sweep;       /* index_sweep.c   */
+struct measurement; /* index_measure.c */
+struct link_window; /* index_link.c    */
+
 /* Positions base .. base + mask; replaced by a longer one when they are used up. */
 struct pending {
     uint64_t base, mask;
@@ -34,6 +39,23 @@ struct slot_list {
 struct slot_bits {
     uint64_t words;
     _Atomic uint64_t bits[];
+};
+
+/* Searches to be done again exactly. */
+enum { SAMPLES_MAX = 32, SAMPLE_RESULTS_MAX = 100 };
+struct sample {
+    float *query; /* owned */
+    uint64_t lsn;
+    uint32_t k, count;
+    uint32_t slots[SAMPLE_RESULTS_MAX];
+};
+struct samples {
+    struct mutex mu; /* LOCK_LEAF; guards `list` and what follows */
+    struct sample list[SAMPLES_MAX];
+    uint32_t count, taken;
+    uint64_t last_ns;     /* when one was taken */
+    int32_t one_in;       /* so that it is about one a second */
+    _Atomic int32_t skip; /* searches until the next one */
 };
 
 struct vector_index {
@@ -76,9 +98,71 @@ struct vector_index {
     _Atomic bool building;
     _Atomic uint32_t progress_ppm; /* of the build under way */
     _Atomic uint64_t eta_ms;
-    _Atomic uint64_t memory_bytes;
-    _Atomic uint32_t recall_ppm;
     _Atomic uint64_t recall_samples;
+    _Atomic uint32_t recall_ppm; /* moving average of what samples showed */
+
+    struct samples samples;
+
+    /* The indexer's, under `mu`. */
+    struct build *build; /* under way; NULL: none */
+    struct sweep *sweep; /* so is this one        */
+    struct measurement *measurement;
+    struct link_window *window; /* pending rows being linked */
+    uint64_t linked;            /* positions below are linked ...                            */
+    uint64_t release_position;  /* ... and are head when every reader of this epoch has left */
+    uint64_t release_epoch;
+    uint64_t swept;       /* of `ended`: a sweep has seen to so many */
+    uint64_t inserted;    /* nodes linked since the last audit */
+    uint64_t tested_rows; /* when mean and codec were chosen or looked at */
+    bool measure_again;   /* links have changed since */
+    struct {
+        bool replaying; /* the log may be replayed still: slots are used whose nodes are linked */
+        bool counting;  /* dead slots of the time before are being noted ...                 */
+        uint32_t next, end; /* ... these */
+    } adopted;
+    uint64_t seen_changes, changed_ns; /* when rows came or ended last        */
+    uint64_t swept_ns, audited_ns;     /* what the last one cost              */
+    uint64_t measured_ns, sampled_ns;  /* so for these                        */
+    uint64_t sampled_at_ns;            /* when samples were looked at         */
+    uint64_t not_before_ns;            /* something failed: try again then    */
+
+    /* For tests: do at once what waits for idle time; there was nothing left to do. */
+    _Atomic bool hurry, settled;
 };
+
+/* Searches may look at what is given back; NULL is fine. */
+void vector_index_retire(void *p);
+void vector_index_retire_graph(struct graph *g);
+/* How many rows may be pending, with codes like those of `g`. */
+void vector_index_set_pending_max(struct vector_index *ix, const struct graph *g);
+/* Searches are exact from here on, until the indexer has thrown the graph away. */
+void vector_index_lose(struct vector_index *ix);
+/* W: bits for slots below `slots`.  False: out of memory. */
+bool vector_index_reserve_dead(struct vector_index *ix, uint64_t slots);
+/* W */
+void vector_index_set_dead(struct vector_index *ix, uint32_t slot, bool dead);
+/* Rows that are pending; any thread. */
+uint64_t vector_index_pending(const struct vector_index *ix);
+
+/* A list with the slots of `list` (may be NULL) and `count` more, with room to grow.  NULL: out of
+ * memory. */
+struct slot_list *slot_list_extend(const struct slot_list *list, const uint32_t *slots,
+                                   size_t count);
+
+static inline uint32_t slot_list_count(const struct slot_list *list)
+{
+    return list ? atomic_load_explicit(&((struct slot_list *)(uintptr_t)list)->count,
+                                       memory_order_acquire)
+                : 0;
+}
+
+static inline bool slot_bits_has(const struct slot_bits *bits, uint32_t slot)
+{
+    return slot / 64 < bits->words &&
+           atomic_load_explicit(&((struct slot_bits *)(uintptr_t)bits)->bits[slot / 64],
+                                memory_order_relaxed) >>
+                   slot % 64 &
+               1;
+}
 
 #endif

@@ -1,0 +1,17 @@
+/* effort.h - from what was measured to the number of candidates that a recall takes. */
+#ifndef STORAGE_INDEX_EFFORT_H
+#define STORAGE_INDEX_EFFORT_H
+
+#include "storage/index/vector_index.h"
+
+/* Of the EFFORT_KS rows of a table. */
+extern const uint32_t effort_ks[EFFORT_KS];
+
+/* Candidates that find the `k` nearest with `recall`, by a table: the measured recall less its
+ * standard error reaches it; between steps and ks it is interpolated.  *expected is the recall that
+ * was measured there. */
+double effort_measured(const struct effort_table *t, double recall, size_t k, double *expected);
+/* Before anything was measured, for a graph of so many rows: careful. */
+double effort_guessed(double rows, double recall, size_t k);
+
+#endif

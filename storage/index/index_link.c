@@ -1,0 +1,311 @@
+/*
+ * index_link.c - from pending to linked.
+ *
+ * First whatever has no code yet gets one, so that searches compare codes and not rows.  Then
+ * windows of pending rows are linked, each in a random order: rows often come in the order of what
+ * they are about, and a graph that grows cluster by cluster falls apart.
+ *
+ * A row that has ended is not linked.  Searches that began before its end may want it still, so it
+ * stays among the pending until they have left.
+ */
+#include "storage/index/index_work.h"
+
+#include <string.h>
+
+#include "storage/base/epoch.h"
+#include "storage/base/mem.h"
+
+enum {
+    WINDOW = 4096,
+    MANY = 64, /* rows from which on helpers are worth their waking */
+    ENCODE_MANY = 512,
+    EF_MIN = 64,
+    BUSY_ROWS = 256, /* pending: links have to be made quickly */
+};
+#define RETRY_NS (1 * SECOND_NS)
+
+/* Pending rows that are worked on in parallel. */
+struct batch {
+    const struct index_work *w;
+    struct graph *graph;
+    uint32_t count;
+    _Atomic uint32_t next;
+    uint32_t slots[WINDOW];
+};
+
+struct link_window {
+    struct batch encode;
+    _Atomic uint32_t aside_count; /* of rows that have no place in the graph */
+    uint32_t aside[WINDOW];
+
+    struct batch link; /* may take several turns */
+    uint32_t ef;
+    _Atomic bool skipped;         /* a row had ended             */
+    _Atomic uint64_t skipped_lsn; /* the latest end of such a row */
+    _Atomic bool failed;          /* out of memory               */
+};
+
+void link_window_free(struct link_window *window)
+{
+    mem_free(window);
+}
+
+static uint64_t load_tail(const struct vector_index *ix)
+{
+    return atomic_load_explicit(&ix->tail, memory_order_acquire);
+}
+
+bool link_is_done(const struct vector_index *ix)
+{
+    return load_tail(ix) == atomic_load_explicit(&ix->head, memory_order_relaxed);
+}
+
+/* Copy positions first .. end-1. */
+static void copy_positions(const struct vector_index *ix, uint64_t first, uint64_t end,
+                           uint32_t *slots)
+{
+    epoch_enter();
+    const struct pending *p = atomic_load_explicit(&ix->pending, memory_order_acquire);
+    for (uint64_t i = first; i < end; i++)
+        slots[i - first] = p->slots[i & p->mask];
+    epoch_leave();
+}
+
+/* ---- codes ---- */
+
+/* In an epoch section. */
+static void encode_slot(struct link_window *win, uint32_t number)
+{
+    const struct index_work *w = win->encode.w;
+    struct graph *g = win->encode.graph;
+    const struct slot *s;
+    const float *row;
+    if (!work_slot(w, number, &s)) return;
+    uint32_t generation = SLOT_GET(s->generation);
+    bool has_code = work_is_encoded(g, number, generation);
+    /* After a crash a slot may be used again whose node is linked still. */
+    if (!has_code && work_is_linked(g, number)) graph_forget(g, number);
+    if (has_code || !work_row(w, number, s, &row)) return;
+    if (graph_encode(g, number, row, generation)) return;
+    win->aside[atomic_fetch_add_explicit(&win->aside_count, 1, memory_order_relaxed)] = number;
+}
+
+static void encode_some(void *ctx)
+{
+    enum { TAKE = 32 };
+    struct link_window *win = ctx;
+    struct batch *b = &win->encode;
+    for (;;) {
+        uint32_t at = atomic_fetch_add_explicit(&b->next, TAKE, memory_order_relaxed);
+        if (at >= b->count || work_is_cancelled(b->w)) return;
+        uint32_t end = b->count - at < TAKE ? b->count : at + TAKE;
+        epoch_enter();
+        for (; at < end; at++)
+            encode_slot(win, b->slots[at]);
+        epoch_leave();
+    }
+}
+
+static bool add_aside(struct vector_index *ix, const uint32_t *slots, uint32_t count)
+{
+    struct slot_list *old = atomic_load_explicit(&ix->aside, memory_order_relaxed);
+    uint32_t had = slot_list_count(old);
+    if (count == 0) return true;
+    if (old && old->cap - had >= count) {
+        memcpy(old->slots + had, slots, count * sizeof *slots);
+        atomic_store_explicit(&old->count, had + count, memory_order_release);
+        return true;
+    }
+    struct slot_list *list = slot_list_extend(old, slots, count);
+    if (!list) return false;
+    atomic_store_explicit(&ix->aside, list, memory_order_release);
+    vector_index_retire(old);
+    return true;
+}
+
+static bool reserve_for(struct graph *g, const uint32_t *slots, uint32_t count)
+{
+    struct err err;
+    uint32_t most = 0;
+    for (uint32_t i = 0; i < count; i++)
+        if (slots[i] > most) most = slots[i];
+    return graph_reserve(g, most + 1, &err) == ERR_OK;
+}
+
+/* True: all have their codes, or are aside. */
+static bool encode_pending(struct index_work *w, struct link_window *win)
+{
+    struct vector_index *ix = w->ix;
+    struct batch *b = &win->encode;
+    for (;;) {
+        uint64_t first = atomic_load_explicit(&ix->encoded, memory_order_relaxed);
+        uint64_t tail = load_tail(ix);
+        if (first == tail) return true;
+        if (work_is_over(w)) return false;
+        b->count = tail - first < WINDOW ? (uint32_t)(tail - first) : WINDOW;
+        copy_positions(ix, first, first + b->count, b->slots);
+        atomic_store(&b->next, 0);
+        atomic_store(&win->aside_count, 0);
+        bool good = reserve_for(b->graph, b->slots, b->count);
+        if (good) team_run(w->team, b->count < ENCODE_MANY ? 1 : TEAM_MAX, encode_some, win);
+        if (work_is_cancelled(w)) return false;
+        if (!good || !add_aside(ix, win->aside, atomic_load(&win->aside_count))) {
+            ix->not_before_ns = clock_ns() + RETRY_NS;
+            return false;
+        }
+        atomic_store_explicit(&ix->encoded, first + b->count, memory_order_release);
+    }
+}
+
+/* ---- links ---- */
+
+static void note_skipped(struct link_window *win, uint64_t death)
+{
+    atomic_store_explicit(&win->skipped, true, memory_order_relaxed);
+    uint64_t seen = atomic_load_explicit(&win->skipped_lsn, memory_order_relaxed);
+    while (seen < death &&
+           !atomic_compare_exchange_weak_explicit(&win->skipped_lsn, &seen, death,
+                                                  memory_order_relaxed, memory_order_relaxed))
+        continue;
+}
+
+static void link_slot(struct link_window *win, uint32_t number)
+{
+    const struct index_work *w = win->link.w;
+    struct graph *g = win->link.graph;
+    const struct slot *s;
+    epoch_enter();
+    if (work_slot(w, number, &s)) {
+        uint64_t death = SLOT_GET(s->death);
+        /* An end that is not published yet does not count: searches that begin now want the row. */
+        uint64_t visible = atomic_load_explicit(&w->db->visible_lsn, memory_order_acquire);
+        struct graph_liveness alive = {work_is_alive,
+                                       atomic_load_explicit(&w->ix->dead, memory_order_acquire)};
+        if (death <= visible)
+            note_skipped(win, death);
+        else if (!work_is_linked(g, number) &&
+                 work_is_encoded(g, number, SLOT_GET(s->generation)) &&
+                 !graph_link(g, number, win->ef, &alive))
+            atomic_store_explicit(&win->failed, true, memory_order_relaxed);
+    }
+    epoch_leave();
+}
+
+static void link_some(void *ctx)
+{
+    struct link_window *win = ctx;
+    struct batch *b = &win->link;
+    while (!work_is_over(b->w) && !atomic_load_explicit(&win->failed, memory_order_relaxed)) {
+        uint32_t at = atomic_fetch_add_explicit(&b->next, 1, memory_order_relaxed);
+        if (at >= b->count) return;
+        link_slot(win, b->slots[at]);
+    }
+}
+
+static void shuffle(uint32_t *slots, uint32_t count, uint64_t seed)
+{
+    for (uint32_t i = count; i > 1; i--) {
+        seed = seed * 6364136223846793005u + 1442695040888963407u;
+        uint32_t k = (uint32_t)((seed >> 33) % i), swap = slots[i - 1];
+        slots[i - 1] = slots[k];
+        slots[k] = swap;
+    }
+}
+
+/* Take the next pending rows into the window. */
+static void fill_window(struct vector_index *ix, struct link_window *win)
+{
+    struct batch *b = &win->link;
+    uint64_t left = atomic_load_explicit(&ix->encoded, memory_order_relaxed) - ix->linked;
+    b->count = left < WINDOW ? (uint32_t)left : WINDOW;
+    if (b->count == 0) return;
+    copy_positions(ix, ix->linked, ix->linked + b->count, b->slots);
+    shuffle(b->slots, b->count, ix->linked);
+    atomic_store(&b->next, 0);
+    atomic_store(&win->skipped, false);
+    /* With time to spare they are linked as well as in a build. */
+    win->ef = b->graph->ef_construction;
+    if (left > BUSY_ROWS && win->ef / 2 >= EF_MIN) win->ef /= 2;
+}
+
+static void note_speed(struct vector_index *ix, uint32_t rows, uint64_t ns)
+{
+    if (rows < BUSY_ROWS || ns == 0) return;
+    uint64_t now = (uint64_t)rows * SECOND_NS / ns;
+    uint64_t before = atomic_load_explicit(&ix->rows_per_s, memory_order_relaxed);
+    atomic_store_explicit(&ix->rows_per_s, (7 * before + now) / 8 + 1, memory_order_relaxed);
+}
+
+/* What is linked is no longer pending, once nobody wants what was skipped. */
+static void release(struct vector_index *ix)
+{
+    uint64_t head = atomic_load_explicit(&ix->head, memory_order_relaxed);
+    if (ix->release_position > head) {
+        if (!epoch_passed(ix->release_epoch)) return;
+        head = ix->release_position;
+    } else {
+        head = ix->linked;
+    }
+    /* Pairs with vector_index_graph(). */
+    atomic_store_explicit(&ix->head, head, memory_order_release);
+}
+
+static void finish_window(struct vector_index *ix, struct link_window *win)
+{
+    ix->linked += win->link.count;
+    ix->inserted += win->link.count;
+    win->link.count = 0;
+    if (atomic_load(&win->skipped)) {
+        uint64_t lsn = atomic_load(&win->skipped_lsn);
+        if (lsn > atomic_load(&ix->forgot_lsn)) atomic_store(&ix->forgot_lsn, lsn);
+        ix->release_position = ix->linked;
+        ix->release_epoch = epoch_now();
+    }
+    release(ix);
+}
+
+/* Go on with the window.  False: no more for now. */
+static bool link_window(struct index_work *w, struct link_window *win)
+{
+    struct batch *b = &win->link;
+    uint32_t begun_at = atomic_load(&b->next);
+    uint64_t begun = clock_ns();
+    atomic_store(&win->failed, false);
+    team_run(w->team, b->count - begun_at < MANY ? 1 : TEAM_MAX, link_some, win);
+    if (work_is_cancelled(w)) return false;
+    if (atomic_load(&win->failed)) {
+        atomic_store(&b->next, 0); /* those that are linked are not linked again */
+        w->ix->not_before_ns = clock_ns() + RETRY_NS;
+        return false;
+    }
+    uint32_t next = atomic_load(&b->next), end = next < b->count ? next : b->count;
+    note_speed(w->ix, end - begun_at, clock_ns() - begun);
+    if (end == b->count) finish_window(w->ix, win);
+    work_choose_pivots(w, b->graph, false);
+    return true;
+}
+
+void link_skip_to(struct vector_index *ix, uint64_t position)
+{
+    if (ix->window) ix->window->link.count = 0;
+    ix->linked = ix->release_position = position;
+    atomic_store_explicit(&ix->head, position, memory_order_release);
+}
+
+uint64_t link_pending(struct index_work *w)
+{
+    struct vector_index *ix = w->ix;
+    if (!ix->window) ix->window = mem_new(struct link_window);
+    struct link_window *win = ix->window;
+    win->encode.w = win->link.w = w;
+    win->encode.graph = win->link.graph = work_graph(w);
+    release(ix);
+    while (!work_is_over(w) && encode_pending(w, win)) {
+        if (win->link.count == 0) fill_window(ix, win);
+        if (win->link.count == 0 || !link_window(w, win)) break;
+    }
+    if (link_is_done(ix)) return UINT64_MAX;
+    if (ix->not_before_ns > clock_ns()) return ix->not_before_ns;
+    /* Linked, all of them, and only readers that are about to leave may want what was skipped? */
+    return ix->linked == load_tail(ix) ? clock_ns() + SECOND_NS / 1000 : 0;
+}
