@@ -169,9 +169,17 @@ out:
     return rc;
 }
 
-/* The body {"ids":[...]}, with "include" where `include` is not NULL. */
-static enum err_code scan_ids(struct api_request *req, struct vector_id **ids, size_t *count,
-                              unsigned *include, struct err *err)
+/* The body of calls for many rows. */
+struct many {
+    struct vector_id *ids; /* NULL: none were given */
+    size_t count;
+    const struct filter *filter; /* NULL: none was given */
+};
+
+/* {"ids":[...]}, or {"filter":{...}} if `database` (to filter on) is not NULL; with "include" if
+ * `include` is not NULL. */
+static enum err_code scan_many(struct api_request *req, const struct database *database,
+                               struct many *many, unsigned *include, struct err *err)
 {
     enum { IDS, FILTER, INCLUDE };
     static const char *const names[] = {"ids", "filter", "include", NULL};
@@ -181,29 +189,36 @@ static enum err_code scan_ids(struct api_request *req, struct vector_id **ids, s
     int field;
     bool more;
 
+    *many = (struct many){0};
     body_scan(req, &s);
     if (json_scan_peek(&s) != '{')
         return json_scan_mistyped(&s, ERR_INVALID_REQUEST,
-                                  "the body must be a JSON object with \"ids\"", err);
+                                  database ? "the body must be a JSON object with \"ids\" or "
+                                             "\"filter\""
+                                           : "the body must be a JSON object with \"ids\"",
+                                  err);
     enum err_code rc = json_scan_object(&s, err);
     while (!rc && !(rc = json_scan_member(&s, &key, &more, err)) && more) {
         rc = json_scan_field(&key, names, &seen, &field, err);
         if (rc) break;
-        if (field == FILTER) {
-            rc = err_set(err, ERR_INVALID_FILTER,
-                         "has a \"filter\"; this version does not support filters yet");
-        } else if (field == INCLUDE) {
-            rc = include ? json_vector_include(&s, include, err)
-                         : err_set(err, ERR_INVALID_REQUEST, "has an unknown field \"include\"");
-        } else if (json_scan_peek(&s) != '[') {
+        if ((field == FILTER && !database) || (field == INCLUDE && !include))
+            rc = err_set(err, ERR_INVALID_REQUEST, "has an unknown field \"%s\"", names[field]);
+        else if (field == FILTER)
+            rc = json_filter(&s, database_schema(database)->options, &many->filter, err);
+        else if (field == INCLUDE)
+            rc = json_vector_include(&s, include, err);
+        else if (json_scan_peek(&s) != '[')
             rc = json_scan_mistyped(&s, ERR_INVALID_REQUEST, "has \"ids\" that is not an array",
                                     err);
-        } else {
-            rc = json_vector_ids(&s, IDS_MAX, ids, count, err);
-        }
+        else
+            rc = json_vector_ids(&s, IDS_MAX, &many->ids, &many->count, err);
     }
     if (!rc) rc = json_scan_end(&s, err);
-    if (!rc && !(seen & 1)) rc = err_set(err, ERR_INVALID_REQUEST, "has no \"ids\"");
+    if (!rc && many->ids && many->filter)
+        rc = err_set(err, ERR_INVALID_REQUEST, "has both \"ids\" and \"filter\"");
+    if (!rc && !many->ids && !many->filter)
+        rc = err_set(err, ERR_INVALID_REQUEST, "has no \"ids\"%s",
+                     database ? " and no \"filter\"" : "");
     if (rc) json_vectors_subject(err, "the request");
     return rc;
 }
@@ -213,17 +228,20 @@ enum err_code vectors_delete_many(struct api_app *app, struct api_request *req,
 {
     struct query q;
     struct database *db = NULL;
-    struct vector_id *ids;
+    struct many many;
     enum durability durability;
-    size_t count, deleted;
+    size_t deleted;
     uint64_t lsn;
 
     enum err_code rc = query_parse(req, &q, err);
     if (!rc) rc = acquire(app, req, &db, err);
     if (!rc) rc = query_durability(&q, db, &durability, err);
     if (!rc) rc = query_done(&q, err);
-    if (!rc) rc = scan_ids(req, &ids, &count, NULL, err);
-    if (!rc) rc = database_delete(db, ids, count, req->may_block, &deleted, &lsn, err);
+    if (!rc) rc = scan_many(req, db, &many, NULL, err);
+    if (!rc && many.filter)
+        rc = database_delete_matching(db, many.filter, req->may_block, &deleted, &lsn, err);
+    else if (!rc)
+        rc = database_delete(db, many.ids, many.count, req->may_block, &deleted, &lsn, err);
     if (rc) goto out;
     buf_printf(answer_json(res, 200), "{\"deleted\":%zu,\"lsn\":%" PRIu64 "}\n", deleted, lsn);
     /* Also if there was nothing to delete: it may have gone by a write that is not durable yet. */
@@ -295,30 +313,31 @@ enum err_code vectors_get_many(struct api_app *app, struct api_request *req,
 {
     struct query q;
     struct database *db = NULL;
-    struct vector_id *ids;
+    struct many many;
     struct row_format format;
     struct reader r;
     struct row row;
     struct buf missing = {0};
-    size_t count, found = 0;
+    size_t found = 0;
 
     enum err_code rc = query_parse(req, &q, err);
     if (!rc) rc = acquire(app, req, &db, err);
     if (!rc) rc = query_format(&q, db, &format, err);
     if (!rc) rc = query_done(&q, err);
-    if (!rc) rc = scan_ids(req, &ids, &count, &format.include, err);
-    if (!rc && !req->may_block && text_bytes(db, format.include, count) > INLINE_TEXT_BYTES_MAX)
+    if (!rc) rc = scan_many(req, NULL, &many, &format.include, err);
+    if (!rc && !req->may_block &&
+        text_bytes(db, format.include, many.count) > INLINE_TEXT_BYTES_MAX)
         rc = err_set(err, ERR_WOULD_COMPUTE, "a long answer");
     if (rc) goto out;
 
     struct buf *out = answer_json(res, 200);
     buf_str(out, "{\"vectors\":[");
     reader_begin(db, &r);
-    for (size_t i = 0; i < count && !rc; i++) {
-        rc = reader_get(&r, &ids[i], &row, err);
+    for (size_t i = 0; i < many.count && !rc; i++) {
+        rc = reader_get(&r, &many.ids[i], &row, err);
         if (rc == ERR_VECTOR_NOT_FOUND) {
             if (missing.len) buf_str(&missing, ",");
-            put_vector_id(&missing, &ids[i]);
+            put_vector_id(&missing, &many.ids[i]);
             rc = ERR_OK;
         } else if (!rc) {
             if (found++) buf_str(out, ",");

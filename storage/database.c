@@ -555,12 +555,14 @@ void database_publish(struct database *db, uint64_t lsn)
 void database_publish_store(struct database *db, uint64_t lsn, struct store *store)
 {
     struct store *old = db->store;
+    if (store != old) {
+        epoch_enter();
+        columns_inherit(store->columns, old->columns);
+        epoch_leave();
+    }
     uint32_t version = atomic_load_explicit(&db->snapshot_version, memory_order_relaxed);
     atomic_store_explicit(&db->snapshot_version, version + 1, memory_order_release);
-    if (store != old) {
-        columns_inherit(store->columns, old->columns);
-        atomic_store_explicit(&db->store, store, memory_order_release);
-    }
+    if (store != old) atomic_store_explicit(&db->store, store, memory_order_release);
     atomic_store_explicit(&db->visible_lsn, lsn, memory_order_release);
     atomic_store_explicit(&db->live_count, db->store->counts.live_count, memory_order_release);
     atomic_store_explicit(&db->slot_count, db->store->counts.slot_count, memory_order_release);
@@ -649,8 +651,7 @@ static void tell_indexer(struct database *db)
     if (has_work) db->host.index_has_work(db->host.ctx);
 }
 
-/* Take `writer` with a descriptor to write through and a log to append to. */
-static enum err_code lock_writer(struct database *db, bool may_block, struct err *err)
+enum err_code database_lock_writer(struct database *db, bool may_block, struct err *err)
 {
     enum err_code rc = give_way(db, may_block, err);
     if (rc) return rc;
@@ -821,6 +822,13 @@ static enum err_code apply_and_publish(struct database *db, uint64_t lsn, struct
     return rc;
 }
 
+enum err_code database_commit(struct database *db, struct row_op *ops, size_t count, uint64_t *lsn,
+                              struct err *err)
+{
+    enum err_code rc = log_rows(db, ops, count, lsn, err);
+    return rc ? rc : apply_and_publish(db, *lsn, ops, count, err);
+}
+
 enum err_code database_put(struct database *db, struct row_input *rows, size_t count,
                            size_t dimension, bool may_block, uint64_t *lsn, struct err *err)
 {
@@ -834,7 +842,7 @@ enum err_code database_put(struct database *db, struct row_input *rows, size_t c
 
     struct row_op *ops = mem_try(count * sizeof *ops);
     if (!ops) return err_set(err, ERR_NOMEM, "out of memory for a write of %zu rows", count);
-    rc = lock_writer(db, may_block, err);
+    rc = database_lock_writer(db, may_block, err);
     if (rc) goto out;
     advance_reuse(db);
     uint64_t slots = 0, records_bytes = 0;
@@ -846,8 +854,7 @@ enum err_code database_put(struct database *db, struct row_input *rows, size_t c
     for (size_t i = 0; i < count; i++)
         ops[i].lsn = record_lsn;
     if (!rc) rc = database_write_rows(db, ops, count, err);
-    if (!rc) rc = log_rows(db, ops, count, lsn, err);
-    if (!rc) rc = apply_and_publish(db, *lsn, ops, count, err);
+    if (!rc) rc = database_commit(db, ops, count, lsn, err);
     if (rc) rc = database_check_read(db, &db->store->file, rc, err);
     mutex_unlock(&db->writer);
     if (!rc) tell_indexer(db);
@@ -855,102 +862,6 @@ enum err_code database_put(struct database *db, struct row_input *rows, size_t c
     for (size_t i = 0; i < count && !rc; i++)
         rows[i].replaced = ops[i].replaced;
 out:
-    mem_free(ops);
-    return rc;
-}
-
-/* ---- delete ---- */
-
-static int by_slot(const void *a, const void *b)
-{
-    const struct row_op *x = a, *y = b;
-    return x->head.slot < y->head.slot ? -1 : x->head.slot > y->head.slot;
-}
-
-/* An id that was named twice dies once. */
-static size_t drop_repeated(struct row_op *ops, size_t count)
-{
-    if (count == 0) return 0;
-    qsort(ops, count, sizeof ops[0], by_slot);
-    size_t kept = 1;
-    for (size_t i = 1; i < count; i++)
-        if (ops[i].head.slot != ops[kept - 1].head.slot) ops[kept++] = ops[i];
-    return kept;
-}
-
-/* Under `writer`: log, apply and publish the end of those of the ids that exist. */
-static enum err_code delete_locked(struct database *db, const struct vector_id *ids, size_t count,
-                                   struct row_op *ops, size_t *deleted, uint64_t *lsn,
-                                   struct err *err)
-{
-    enum err_code rc = ERR_OK;
-    size_t found_count = 0;
-    for (size_t i = 0; i < count && !rc; i++) {
-        struct index_key key = index_key_of(&ids[i]);
-        uint32_t slot;
-        enum index_result found = id_index_find(&db->store->index, &key, &slot);
-        const struct slot *s =
-            found == INDEX_FOUND ? jvdb_file_read(&db->store->file, REGION_SLOTS, slot) : NULL;
-        if (found == INDEX_DAMAGED || (found == INDEX_FOUND && !s))
-            rc = database_damaged(db, "the id index", err);
-        if (rc || !s || s->death != SLOT_NEVER) continue;
-        ops[found_count++] = (struct row_op){
-            .head = {.kind = WAL_OP_DELETE,
-                     .slot = slot,
-                     .key = key.key,
-                     .text_bytes = key.text_bytes},
-            .text = key.text,
-        };
-    }
-    found_count = drop_repeated(ops, found_count);
-    *lsn = db->last_lsn;
-    if (!rc && found_count) {
-        rc = log_rows(db, ops, found_count, lsn, err);
-        if (rc && reserve_use(db->reserve, err)) {
-            rc = log_rows(db, ops, found_count, lsn, err);
-            reserve_done(db->reserve);
-        }
-    }
-    if (!rc && found_count) rc = apply_and_publish(db, *lsn, ops, found_count, err);
-    rc = database_check_read(db, &db->store->file, rc, err);
-    if (!rc) *deleted = found_count;
-    return rc;
-}
-
-static enum err_code delete_once(struct database *db, const struct vector_id *ids, size_t count,
-                                 struct row_op *ops, bool may_block, size_t *deleted, uint64_t *lsn,
-                                 struct err *err)
-{
-    enum err_code rc = lock_writer(db, may_block, err);
-    if (rc && reserve_use(db->reserve, err)) {
-        rc = lock_writer(db, may_block, err);
-        reserve_done(db->reserve);
-    }
-    if (rc) return rc;
-    rc = delete_locked(db, ids, count, ops, deleted, lsn, err);
-    mutex_unlock(&db->writer);
-    if (!rc) tell_indexer(db);
-    return rc;
-}
-
-enum err_code database_delete(struct database *db, const struct vector_id *ids, size_t count,
-                              bool may_block, size_t *deleted, uint64_t *lsn, struct err *err)
-{
-    *deleted = 0;
-    enum err_code rc = database_check_writable(db, err);
-    if (rc) return rc;
-    struct row_op *ops = mem_try((count + 1) * sizeof *ops);
-    if (!ops) return err_set(err, ERR_NOMEM, "out of memory for %zu deletes", count);
-    rc = delete_once(db, ids, count, ops, may_block, deleted, lsn, err);
-    /* The disk is full and others were quicker: a checkpoint makes room in the log. */
-    if (rc == ERR_STORAGE_FULL && db->wal) {
-        struct err why;
-        if (!may_block)
-            rc = err_set(err, ERR_WOULD_BLOCK, "a checkpoint comes first");
-        else if (checkpoint_run(db, &why) == ERR_OK)
-            rc = delete_once(db, ids, count, ops, may_block, deleted, lsn, err);
-    }
-    if (!rc) stat_add(STAT_DELETES, *deleted);
     mem_free(ops);
     return rc;
 }

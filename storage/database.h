@@ -56,6 +56,15 @@ MUST_CHECK enum err_code database_delete(struct database *db, const struct vecto
                                          size_t count, bool may_block, size_t *deleted,
                                          uint64_t *lsn, struct err *err);
 
+struct filter;
+
+/* Delete every row that matches (storage/filter/filter.h), atomically: none that does at the LSN of
+ * the delete survives it.  Else as above; ERR_WOULD_COMPUTE if it takes long and `may_block` is
+ * false; ERR_CORRUPT, ERR_NOMEM. */
+MUST_CHECK enum err_code database_delete_matching(struct database *db, const struct filter *filter,
+                                                  bool may_block, size_t *deleted, uint64_t *lsn,
+                                                  struct err *err);
+
 /* Called once, on a syncer thread, when the write is durable (ERR_OK) or never will be. */
 typedef void database_durable_fn(void *ctx, enum err_code rc);
 
@@ -120,8 +129,6 @@ MUST_CHECK enum err_code reader_list(struct reader *r, const struct vector_id *a
 /* How a search was answered. */
 enum search_strategy { SEARCH_EXACT, SEARCH_GRAPH, SEARCH_FILTERED_GRAPH, SEARCH_STRATEGY_COUNT };
 const char *search_strategy_name(enum search_strategy s); /* "exact", "graph", "filtered_graph" */
-
-struct filter;
 
 struct search_query {
     const float *vector; /* `dimension` finite floats                      */

@@ -200,6 +200,13 @@ void database_index_info(struct database *db, struct vector_index_info *info);
 /* The descriptor is open, and the host knows.  Call before taking `writer`. */
 MUST_CHECK enum err_code database_writer_ready(struct database *db, enum patience patience,
                                                struct err *err);
+/* Take `writer` with a descriptor to write through and a log to append to.  ERR_WOULD_BLOCK and
+ * whatever can keep these from being there. */
+MUST_CHECK enum err_code database_lock_writer(struct database *db, bool may_block, struct err *err);
+/* Under `writer`: log the operations as one record, apply and publish them.  If logging fails,
+ * nothing has happened. */
+MUST_CHECK enum err_code database_commit(struct database *db, struct row_op *ops, size_t count,
+                                         uint64_t *lsn, struct err *err);
 
 /* Memory of what filters use (visibility.h, filter/columns.h) in bytes.  Any thread. */
 uint64_t database_filter_bytes(struct database *db);

@@ -90,6 +90,13 @@ MUST_CHECK enum err_code filter_select(struct reader *r, const struct filter *fi
                                        bool may_block, uint64_t *bits, uint64_t *count,
                                        struct err *err);
 
+/* Bring a selection up to date: `bits`, room for r->slot_count and clear behind what was selected,
+ * are the rows of an older snapshot of the same store, that of LSN `since`; after this they are
+ * those of r's.  Only what has changed is looked at.  ERR_CORRUPT, ERR_NOMEM. */
+MUST_CHECK enum err_code filter_select_again(struct reader *r, const struct filter *filter,
+                                             uint64_t since, uint64_t *bits, uint64_t *count,
+                                             struct err *err);
+
 /* Words of `bits` for filter_select(). */
 static inline size_t filter_words(const struct reader *r)
 {

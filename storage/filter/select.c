@@ -474,3 +474,30 @@ enum err_code filter_select(struct reader *r, const struct filter *filter, bool 
     if (!rc) *count = count_bits(bits, filter_words(r));
     return rc;
 }
+
+enum err_code filter_select_again(struct reader *r, const struct filter *filter, uint64_t since,
+                                  uint64_t *bits, uint64_t *count, struct err *err)
+{
+    struct selection s = {.r = r, .filter = filter, .err = err};
+    size_t words = filter_words(r);
+    *count = 0;
+    enum err_code rc = matcher_init(&s.matcher, filter, err);
+    for (s.chunk = 0; s.chunk < visibility_chunks(r) && !rc; s.chunk++) {
+        uint64_t must[CHUNK_WORDS] = {0}, open[CHUNK_WORDS] = {0};
+        size_t first = (size_t)s.chunk * CHUNK_WORDS;
+        rc = visibility_words(r, s.chunk, s.visible, err);
+        for (size_t w = 0; w < CHUNK_WORDS && first + w < words && !rc; w++) {
+            if (visibility_changed_after(r, (uint32_t)(first + w) * 64, since))
+                open[w] = s.visible[w];
+            else
+                must[w] = s.visible[w] & bits[first + w];
+        }
+        if (!rc) rc = for_rows(&s, open, try_row, must);
+        for (size_t w = 0; w < CHUNK_WORDS && first + w < words && !rc; w++)
+            bits[first + w] = must[w];
+    }
+    selection_deinit(&s);
+    rc = reader_check(r, rc, err);
+    if (!rc) *count = count_bits(bits, words);
+    return rc;
+}

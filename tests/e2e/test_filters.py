@@ -90,3 +90,25 @@ def test_a_wrong_filter_says_where_and_why(any_daemon):
         assert reply["error"]["code"] == "invalid_filter"
         assert '"$above" at "$or[0].size"' in reply["error"]["message"]
         assert "$gt" in reply["error"]["message"]
+
+
+def test_delete_by_filter_is_whole_and_lasts(daemons):
+    daemon = daemons()
+    rows, metadata = load(daemon, "d", 1500, seed=9)
+    for round_, (filter_, holds) in enumerate([({"section": "libs", "size": {"$gte": 500}},
+                                                lambda m: m["section"] == "libs" and m["size"] >= 500),
+                                               ({"tags": {"$exists": False}}, lambda m: "tags" not in m)]):
+        want = [i for i, m in enumerate(metadata) if m and holds(m)]
+        reply = daemon.post("/databases/d/vectors/delete", {"filter": filter_}).json()
+        assert reply["deleted"] == len(want)
+        again = daemon.post("/databases/d/vectors/delete", {"filter": filter_}).json()
+        assert again == {"deleted": 0, "lsn": reply["lsn"]}
+        for i in want:
+            metadata[i] = None
+        if round_ == 0:
+            daemon.kill()
+            daemon.start()
+    left = {row["vector_id"] for row in daemon.get("/databases/d/vectors?limit=10000").json()["vectors"]}
+    assert left == {i for i, m in enumerate(metadata) if m}
+    assert daemon.post("/databases/d/vectors/delete", {"filter": {}}).json()["deleted"] == len(left)
+    assert daemon.post("/databases/d/count").json()["count"] == 0
