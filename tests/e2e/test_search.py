@@ -311,3 +311,25 @@ def test_rows_written_while_searching_never_show_half_a_batch(any_daemon):
 
     run_threads([write, look, look])
     assert plain(any_daemon.count("x")) == 50
+
+
+def test_all_searches_of_a_batch_see_one_snapshot(any_daemon):
+    """The same moving rows: every search of a batch finds the generation of the first."""
+    any_daemon.create("x", 2, durability="periodic")
+    any_daemon.put_rows("x", range(50), np.zeros((50, 2)))
+    rounds, done = scaled(200, 30), []
+    searches = {"searches": [{"data": [0, 0], "top_k": 20, "include": ["data"]}] * 300}
+
+    def write():
+        for generation in range(1, rounds):
+            any_daemon.put_rows("x", range(50), np.full((50, 2), generation, np.float32))
+        done.append(True)
+
+    def look():
+        while not done:
+            reply = any_daemon.request("POST", "/databases/x/search/batch", 200, json=searches)
+            found = reply.json()["results"]
+            assert [len(hits) for hits in found] == [20] * 300
+            assert len({tuple(hit["data"]) for hits in found for hit in hits}) == 1
+
+    run_threads([write, look, look])
