@@ -307,6 +307,16 @@ class Daemon:
         body = {"data": [float(x) for x in data], "top_k": top_k, **more}
         return self.post(f"/databases/{name}/search", body, 200).json()["results"]
 
+    def wait_index(self, name):
+        """What the index says of itself once nothing waits to be linked; of an open database."""
+        deadline = time.monotonic() + 60 * TIME_SCALE
+        while True:
+            index = self.get(f"/databases/{name}/stats").json()["index"]
+            if index["state"] == "ready":
+                return index
+            assert time.monotonic() < deadline, f"the index of {name} does not become ready: {index}"
+            time.sleep(0.02)
+
     def stats(self):
         return self.get("/storage/stats").json()
 
