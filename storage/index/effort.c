@@ -15,12 +15,13 @@ static double log_miss(double recall)
  * and part of the way from the one before it.  Beyond the last one: false. */
 static double reach(const struct effort_table *t, int row, double recall)
 {
+    const double errors = 2; /* standard ones, to be on the safe side */
     const float *r = t->recall[row], *error = t->error[row];
     for (uint32_t i = 0; i < t->steps; i++) {
-        double good = r[i] - error[i];
+        double good = r[i] - errors * error[i];
         if (good < recall) continue;
         if (i == 0) return 0;
-        double from = log_miss(r[i - 1] - error[i - 1]), to = log_miss(good);
+        double from = log_miss(r[i - 1] - errors * error[i - 1]), to = log_miss(good);
         double part = from > to ? (from - log_miss(recall)) / (from - to) : 1;
         return i - 1 + fmin(fmax(part, 0), 1);
     }

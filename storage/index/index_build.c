@@ -5,10 +5,11 @@
  * rows of before S are coded, linked in a random order, and then searches see the graph, with all
  * that came meanwhile as pending rows.
  *
- * Where a graph serves already, its rows have doubled since their codes were chosen.  If other
- * codes would be better, a new graph is built aside: pass after pass takes in the rows that were
- * put during the last one, until they are few.  During the last pass nothing more is linked into
- * the old graph, so that everything before a known position of the pending is in the new one.
+ * Where a graph serves already, its rows have doubled since their codes were chosen, or an audit
+ * has found that it fell apart (rows came cluster by cluster).  If other codes would be better, or
+ * the order was bad, a new graph is built aside: pass after pass takes in the rows that were put
+ * during the last one, until they are few.  During the last pass nothing more is linked into the
+ * old graph, so that everything before a known position of the pending is in the new one.
  */
 #include "storage/index/index_work.h"
 
@@ -46,6 +47,7 @@ struct build {
     unsigned bits; /* of the shuffled order */
     int passes;
     bool is_last;
+    bool anyway; /* whatever codes are best */
 
     const struct index_work *w; /* while it is worked on */
     _Atomic uint64_t next;
@@ -85,7 +87,7 @@ bool build_is_due(const struct index_work *w)
     const struct vector_index *ix = w->ix;
     uint64_t rows = atomic_load_explicit(&w->db->live_count, memory_order_relaxed);
     if (ix->not_before_ns > clock_ns() || ix->options.kind == INDEX_FLAT) return false;
-    if (work_graph(w)) return rows >= 2 * ix->tested_rows && ix->tested_rows;
+    if (work_graph(w)) return ix->fallen_apart || (rows >= 2 * ix->tested_rows && ix->tested_rows);
     if (ix->options.kind == INDEX_GRAPH) return rows >= GRAPH_ROWS_MIN;
     return rows >= AUTO_ROWS_MIN && scan_us(rows, ix->dimension) >= AUTO_SCAN_US;
 }
@@ -120,6 +122,9 @@ void build_start(struct index_work *w)
     struct build *b = mem_new(struct build);
     mutex_init(&b->aside_mu, LOCK_LEAF);
     b->begun_ns = clock_ns();
+    b->anyway = ix->fallen_apart;
+    if (b->anyway || !work_graph(w)) ix->rebuilt_rows = atomic_load(&w->db->live_count);
+    ix->fallen_apart = false;
     begin_pass(w, b);
     b->choice = codec_choice_new(w, b->slot_count, b->lsn);
     if (!b->choice) atomic_store(&b->failed, true);
@@ -258,7 +263,7 @@ static bool codec_is_chosen(struct index_work *w, struct build *b)
     const struct graph *old = work_graph(w);
     ix->tested_rows = atomic_load_explicit(&w->db->live_count, memory_order_relaxed);
     if (ix->tested_rows == 0) ix->tested_rows = 1;
-    if (old && !codec_choice_differs(b->choice, old)) return false;
+    if (old && !b->anyway && !codec_choice_differs(b->choice, old)) return false;
     struct err err;
     struct graph_options options = {.m = ix->options.m,
                                     .ef_construction = ix->options.ef_construction};

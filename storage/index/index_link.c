@@ -19,7 +19,6 @@ enum {
     WINDOW = 4096,
     MANY = 64, /* rows from which on helpers are worth their waking */
     ENCODE_MANY = 512,
-    EF_MIN = 64,
     BUSY_ROWS = 256, /* pending: links have to be made quickly */
 };
 #define RETRY_NS (1 * SECOND_NS)
@@ -223,9 +222,7 @@ static void fill_window(struct vector_index *ix, struct link_window *win)
     shuffle(b->slots, b->count, ix->linked);
     atomic_store(&b->next, 0);
     atomic_store(&win->skipped, false);
-    /* With time to spare they are linked as well as in a build. */
     win->ef = b->graph->ef_construction;
-    if (left > BUSY_ROWS && win->ef / 2 >= EF_MIN) win->ef /= 2;
 }
 
 static void note_speed(struct vector_index *ix, uint32_t rows, uint64_t ns)

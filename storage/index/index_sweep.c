@@ -15,9 +15,11 @@
  */
 #include "storage/index/index_work.h"
 
+#include <inttypes.h>
 #include <string.h>
 
 #include "storage/base/epoch.h"
+#include "storage/base/log.h"
 #include "storage/base/mem.h"
 #include "storage/base/metrics.h"
 
@@ -371,6 +373,53 @@ static void relink(struct index_work *w, struct graph *g, const struct audit *a,
     w->ix->measure_again = true;
 }
 
+/* Does a row find itself, or one just like it?  True if it cannot be said. */
+static bool finds_itself(const struct index_work *w, struct graph *g, uint32_t node)
+{
+    enum { EF = 64 };
+    struct err err;
+    struct graph_found found;
+    const struct slot *s;
+    const float *row, *other;
+    if (!work_slot(w, node, &s) || s->death != SLOT_NEVER || !work_row(w, node, s, &row))
+        return true;
+    struct graph_query q = {.vector = row, .ef = EF, .hidden = UINT32_MAX};
+    if (graph_search(g, &q, &found, &err)) return true;
+    for (uint32_t i = 0; i < found.count; i++)
+        if (found.nodes[i] == node) return true;
+    if (found.count == 0) return false;
+    uint32_t nearest = found.nodes[0];
+    return work_slot(w, nearest, &s) && work_row(w, nearest, s, &other) &&
+           memcmp(row, other, w->ix->dimension * sizeof *row) == 0;
+}
+
+/* Where all can be reached, a walk may still not find its way: rows that come cluster by cluster
+ * leave no links between clusters but the first few.  A sample tells; only a graph that is built in
+ * another order is better. */
+static void look_for_ruins(struct index_work *w, struct graph *g, const uint64_t *live)
+{
+    enum { SAMPLE = 300, LOST_MAX = 6 };
+    struct vector_index *ix = w->ix;
+    uint32_t nodes = atomic_load(&g->node_count), lost = 0, looked_at = 0;
+    uint64_t rows = atomic_load(&w->db->live_count), random = nodes;
+    for (int i = 0; i < 2 * SAMPLE && looked_at < SAMPLE && nodes && !work_is_cancelled(w); i++) {
+        random = random * 6364136223846793005u + 1442695040888963407u;
+        uint32_t node = (uint32_t)((random >> 33) % nodes);
+        if (!is_in(live, node) || !work_is_linked(g, node)) continue;
+        epoch_enter();
+        lost += !finds_itself(w, g, node);
+        epoch_leave();
+        looked_at++;
+    }
+    /* While rows come in, not for each quarter more of them. */
+    bool idle = work_idle_at(w, ix->audited_ns) <= clock_ns();
+    if (lost <= LOST_MAX || rows <= ix->rebuilt_rows + ix->rebuilt_rows / (idle ? 20 : 2)) return;
+    log_info("database \"%s\": %" PRIu32 " of %" PRIu32
+             " rows do not find themselves in its graph; it will be built anew",
+             w->db->name, lost, looked_at);
+    ix->fallen_apart = true;
+}
+
 void audit(struct index_work *w)
 {
     struct vector_index *ix = w->ix;
@@ -392,6 +441,7 @@ void audit(struct index_work *w)
         relink(w, g, &a, ef);
         ef *= 2;
     }
+    if (good) look_for_ruins(w, g, a.live);
     mem_free(a.live);
     mem_free(a.nodes);
     mem_free(a.chosen);

@@ -7,7 +7,9 @@
 
 #include "storage/base/clock.h"
 #include "storage/base/epoch.h"
+#include "storage/base/log.h"
 #include "storage/base/mem.h"
+#include "storage/index/index_file.h"
 #include "storage/index/index_work.h"
 #include "storage/index/team.h"
 
@@ -100,6 +102,25 @@ static void note_opened(struct index_work *w)
     mutex_unlock(&w->db->writer);
 }
 
+static bool go_on(void *ctx)
+{
+    return !work_is_cancelled(ctx);
+}
+
+/* A graph that was opened lies in the file as it was found: before anything is done to it, it is
+ * checked and brought to memory.  False: not now, or never. */
+static bool have_in_memory(struct index_work *w)
+{
+    struct err err;
+    if (!index_file_is_mapped(w->ix)) return true;
+    enum err_code rc = index_file_load(w->db, go_on, w, &err);
+    if (rc == ERR_OK) return true;
+    if (rc != ERR_SHUTTING_DOWN)
+        log_warning("database \"%s\": its search index: %s", w->db->name, err.msg);
+    w->ix->not_before_ns = clock_ns() + SECOND_NS;
+    return false;
+}
+
 static uint64_t earlier(uint64_t a, uint64_t b)
 {
     return a < b ? a : b;
@@ -143,6 +164,7 @@ static uint64_t work(struct index_work *w, bool may_build)
     note_opened(w);
     if (atomic_load_explicit(&ix->lost, memory_order_acquire)) index_reset(w);
     if (ix->not_before_ns > clock_ns()) return ix->not_before_ns;
+    if (!have_in_memory(w)) return ix->not_before_ns;
     if (work_graph(w) && !build_is_closing(ix->build)) due = link_pending(w);
     if (work_is_cancelled(w)) return UINT64_MAX;
     if (work_is_over(w)) return 0;

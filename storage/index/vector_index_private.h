@@ -111,10 +111,12 @@ struct vector_index {
     uint64_t linked;            /* positions below are linked ...                            */
     uint64_t release_position;  /* ... and are head when every reader of this epoch has left */
     uint64_t release_epoch;
-    uint64_t swept;       /* of `ended`: a sweep has seen to so many */
-    uint64_t inserted;    /* nodes linked since the last audit */
-    uint64_t tested_rows; /* when mean and codec were chosen or looked at */
-    bool measure_again;   /* links have changed since */
+    uint64_t swept;        /* of `ended`: a sweep has seen to so many */
+    uint64_t inserted;     /* nodes linked since the last audit */
+    uint64_t tested_rows;  /* when mean and codec were chosen or looked at */
+    bool measure_again;    /* links have changed since */
+    bool fallen_apart;     /* rows do not find themselves: build anew ... */
+    uint64_t rebuilt_rows; /* ... but not again before there are clearly more rows than this */
     struct {
         bool replaying; /* the log may be replayed still: slots are used whose nodes are linked */
         bool counting;  /* dead slots of the time before are being noted ...                 */
