@@ -33,13 +33,15 @@ enum err_code databases_verify(struct api_app *app, struct api_request *req,
     struct buf *out = answer_json(res, 200);
     buf_str(out, "{\"name\":");
     json_put_str(out, req->params[0].text);
-    buf_printf(
-        out,
-        ",\"ok\":%s,\"quarantined\":%s,\"blocks_checked\":%" PRIu64 ",\"rows_checked\":%" PRIu64
-        ",\"records_checked\":%" PRIu64 ",\"log_records_checked\":%" PRIu64
-        ",\"bytes_read\":%" PRIu64 ",\"lsn\":%" PRIu64 ",\"error_count\":%" PRIu64 ",\"errors\":[",
-        r->error_count ? "false" : "true", quarantined ? "true" : "false", r->blocks_checked,
-        r->rows_checked, r->records_checked, r->log_records, r->bytes_read, r->lsn, r->error_count);
+    buf_printf(out,
+               ",\"ok\":%s,\"quarantined\":%s,\"blocks_checked\":%" PRIu64
+               ",\"rows_checked\":%" PRIu64 ",\"records_checked\":%" PRIu64
+               ",\"log_records_checked\":%" PRIu64 ",\"index_cells_checked\":%" PRIu64
+               ",\"index_cells_bad\":%" PRIu64 ",\"bytes_read\":%" PRIu64 ",\"lsn\":%" PRIu64
+               ",\"error_count\":%" PRIu64 ",\"errors\":[",
+               r->error_count ? "false" : "true", quarantined ? "true" : "false", r->blocks_checked,
+               r->rows_checked, r->records_checked, r->log_records, r->index.cells_checked,
+               r->index.cells_bad, r->bytes_read, r->lsn, r->error_count);
     for (size_t i = 0; i < r->errors_kept; i++) {
         if (i) buf_str(out, ",");
         put_verify_error(out, &r->errors[i]);

@@ -12,6 +12,7 @@
 #include "storage/base/ticker.h"
 #include "storage/checkpoint.h"
 #include "storage/engine.h"
+#include "storage/index/index_file.h"
 
 /* ---- one database ---- */
 
@@ -116,6 +117,24 @@ static void log_errors(const char *name, const struct verify_result *r)
         log_error("%s.jvdb: and %" PRIu64 " more", name, r->error_count - LINES_MAX);
 }
 
+/* No row is damaged: what is bad is written anew from memory, or made anew by the next opening. */
+static void heal_index(const char *name, struct database *db, const struct index_check *check)
+{
+    struct err err;
+    bool all = check->is_unusable || check->bad_kept < check->cells_bad;
+    bool can = db && index_file_write_again(db, all ? NULL : check->bad, check->bad_kept);
+    stat_add(STAT_CHECKSUM_ERRORS, check->cells_bad + check->is_unusable);
+    if (can && checkpoint_rewrite(db, &err)) can = false;
+    if (check->is_unusable)
+        log_warning("database \"%s\": the record of its search index makes no sense; %s", name,
+                    can ? "it was written anew" : "the index is built anew when it is opened");
+    else
+        log_warning("database \"%s\": %" PRIu64
+                    " codes or links of its search index are bad in its "
+                    "file; they are %s",
+                    name, check->cells_bad, can ? "written anew" : "made anew when it is opened");
+}
+
 static enum err_code gone(const char *name, struct err *err)
 {
     return err_set(err, ERR_DATABASE_NOT_FOUND, "there is no database \"%s\"", name);
@@ -148,6 +167,11 @@ enum err_code scrub_database(struct engine *engine, struct file_cache *cache, co
         };
         file_cache_release(db);
         rc = verify_files(&o, r, err);
+        bool bad_index = !rc && (r->index.cells_bad || r->index.is_unusable);
+        if (bad_index && r->error_count == 0 && file_cache_peek(cache, name, &now, &db)) {
+            heal_index(name, db, &r->index);
+            file_cache_release(db);
+        }
         if (rc || r->error_count == 0) break;
 
         bool was_open = db != NULL;

@@ -5,7 +5,8 @@
  * 2  the checkpoint: checksum blocks, then every block of slots and id index, then what those say
  *    about each other;
  * 3  rows and records of the slots that live in it, slice by slice;
- * 4  the log.
+ * 4  the log;
+ * 5  the search index.
  *
  * A LIVE FILE.  Blocks of mutable regions change in step 4 of a checkpoint only, while its .ckpt
  * exists, and the superblock is the last of them.  A live row or record of a checkpoint is not
@@ -13,6 +14,9 @@
  * because its block is another one by now, and then there is no .ckpt, and the superblock is the
  * one that the pass began with, then it is damage; else the pass (2) or slice (3) is done again
  * with the new checkpoint.  If the file never holds still, nothing is said about it.
+ *
+ * The index is written before there is a .ckpt, and may be newer than the superblock says for as
+ * long as that takes.  So if something is bad there, the file gets some time to move on.
  *
  * PACE.  What image.c and wal_scan.c read is counted there; it is charged between two pieces of
  * work.
@@ -40,6 +44,7 @@ enum {
     SLICE_BYTES = 1 << 20, /* holds the longest row */
     MOVED_MAX = 20,        /* times that the file may move on under one pass or slice */
     LOG_LOOKS = 3,
+    INDEX_LOOKS = 50, /* CHECKPOINT_WAIT_MS apart */
     CHECKPOINT_WAIT_MS = 20,
     CHECKPOINT_WAITS = 3000, /* a minute for one checkpoint */
     PACE_BYTES = 64 * 1024,  /* charged at a time */
@@ -807,6 +812,42 @@ static enum err_code check_log(struct run *run, struct err *err)
     }
 }
 
+/* ---- 5: the search index ---- */
+
+static bool pace_index(void *ctx)
+{
+    return pace(ctx);
+}
+
+/* True: it moved on to another checkpoint; or it is time to look again. */
+static bool index_has_moved(struct run *run)
+{
+    for (int i = 0; run->o->live && i < INDEX_LOOKS && !run->stopped; i++) {
+        if (has_moved(run)) return true;
+        nanosleep(&(struct timespec){.tv_nsec = CHECKPOINT_WAIT_MS * 1000000l}, NULL);
+        if (!pace_now(run)) return false;
+    }
+    return false;
+}
+
+static enum err_code check_search_index(struct run *run, struct err *err)
+{
+    struct index_check *check = &run->r->index;
+    for (int attempt = 0;; attempt++) {
+        enum err_code rc = verify_index(&run->img, pace_index, run, check, err);
+        if (rc || run->stopped) return rc;
+        if (check->cells_bad == 0 || !index_has_moved(run)) return ERR_OK;
+        /* Nothing can be said about a file that never holds still. */
+        bool usable = attempt < MOVED_MAX;
+        *check = (struct index_check){0};
+        run->restart = usable && was_replaced(run);
+        if (!usable || run->restart) return ERR_OK;
+        rc = follow(run, &usable, err);
+        run->restart = !rc && !usable;
+        if (rc || run->restart) return rc;
+    }
+}
+
 /* ---- all ---- */
 
 static const struct mark nothing;
@@ -837,6 +878,8 @@ static enum err_code verify_once(struct run *run, struct err *err)
     usable = usable && !rc && !run->stopped && !run->gave_up;
     if (usable) rc = check_rows(run, err);
     if (usable && !rc && !run->stopped && !run->gave_up && !run->restart) rc = check_log(run, err);
+    if (usable && !rc && !run->stopped && !run->gave_up && !run->restart)
+        rc = check_search_index(run, err);
     return rc;
 }
 

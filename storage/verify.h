@@ -3,7 +3,9 @@
  *
  * Checks the files of one database against all that vouches for them: superblocks, manifest, every
  * block of the mutable regions, every live row and its record, the id index (order, and agreement
- * with the slots both ways), the counts, the chain of dead slots, the extents, and the log.
+ * with the slots both ways), the counts, the chain of dead slots, the extents, and the log.  The
+ * codes and links of the search index are compared as well, but what is bad there is no error
+ * (verify_index.h).
  *
  * It reads the files and nothing else, so the same code serves a file on a shelf, a closed database
  * and an open one.  Beside a running daemon the file may move on to another checkpoint at any time:
@@ -20,6 +22,7 @@
 #include <stdint.h>
 
 #include "storage/base/err.h"
+#include "storage/verify_index.h"
 
 enum { VERIFY_ERRORS_MAX = 64 };
 
@@ -54,6 +57,7 @@ struct verify_result {
     uint64_t blocks_checked, rows_checked, records_checked, bytes_read;
     uint64_t log_records, log_bytes, log_cut_bytes;
     uint32_t log_segments;
+    struct index_check index;
     uint64_t error_count; /* all of them; the first are kept: */
     size_t errors_kept;
     struct verify_error errors[VERIFY_ERRORS_MAX];

@@ -14,6 +14,19 @@
 
 /* ---- by the server ---- */
 
+static void print_index(json_int_t bad, json_int_t checked)
+{
+    if (bad)
+        printf("search index: %" JSON_INTEGER_FORMAT " of %" JSON_INTEGER_FORMAT
+               " codes and links are bad; they are made again from the rows\n",
+               bad, checked);
+}
+
+static json_int_t integer(const json_t *object, const char *key)
+{
+    return json_integer_value(json_object_get(object, key));
+}
+
 static enum err_code verify_online(struct cli *cli, const char *database, struct err *err)
 {
     char *path = cli_path("/databases/%s/verify", database, NULL);
@@ -34,11 +47,11 @@ static enum err_code verify_online(struct cli *cli, const char *database, struct
             printf("%s%s\n", json_string_value(json_object_get(e, "message")),
                    json_is_true(json_object_get(e, "healed")) ? " - written anew from memory" : "");
         }
+        print_index(integer(answer, "index_cells_bad"), integer(answer, "index_cells_checked"));
         printf("%s: %" JSON_INTEGER_FORMAT " blocks, %" JSON_INTEGER_FORMAT
                " rows, %" JSON_INTEGER_FORMAT " errors\n",
-               database, json_integer_value(json_object_get(answer, "blocks_checked")),
-               json_integer_value(json_object_get(answer, "rows_checked")),
-               json_integer_value(json_object_get(answer, "error_count")));
+               database, integer(answer, "blocks_checked"), integer(answer, "rows_checked"),
+               integer(answer, "error_count"));
     }
     if (!json_is_true(json_object_get(answer, "ok")))
         rc = err_set(err, ERR_CORRUPT, "database \"%s\" is damaged%s", database,
@@ -72,12 +85,13 @@ static void print_json(const char *path, const struct verify_result *r)
         if (e->has_row) json_object_set_new(one, "row", json_integer((json_int_t)e->row));
         json_array_append_new(errors, one);
     }
-    json_t *out = json_pack("{s:s, s:b, s:I, s:I, s:I, s:I, s:I, s:I, s:o}", "file", path, "ok",
-                            r->error_count == 0, "blocks_checked", (json_int_t)r->blocks_checked,
-                            "rows_checked", (json_int_t)r->rows_checked, "records_checked",
-                            (json_int_t)r->records_checked, "log_records_checked",
-                            (json_int_t)r->log_records, "lsn", (json_int_t)r->lsn, "error_count",
-                            (json_int_t)r->error_count, "errors", errors);
+    json_t *out = json_pack(
+        "{s:s, s:b, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:o}", "file", path, "ok",
+        r->error_count == 0, "blocks_checked", (json_int_t)r->blocks_checked, "rows_checked",
+        (json_int_t)r->rows_checked, "records_checked", (json_int_t)r->records_checked,
+        "log_records_checked", (json_int_t)r->log_records, "index_cells_checked",
+        (json_int_t)r->index.cells_checked, "index_cells_bad", (json_int_t)r->index.cells_bad,
+        "lsn", (json_int_t)r->lsn, "error_count", (json_int_t)r->error_count, "errors", errors);
     json_dumpf(out, stdout, JSON_COMPACT);
     fputc('\n', stdout);
     json_decref(out);
@@ -104,6 +118,9 @@ static enum err_code verify_file(struct cli *cli, const char *path, struct err *
         }
         if (r->error_count > r->errors_kept)
             printf("and %" PRIu64 " more\n", r->error_count - r->errors_kept);
+        print_index((json_int_t)r->index.cells_bad, (json_int_t)r->index.cells_checked);
+        if (r->index.is_unusable)
+            printf("search index: its record makes no sense; it is built anew\n");
         printf("%s: %" PRIu64 " blocks, %" PRIu64 " rows, %" PRIu64 " errors, as of LSN %" PRIu64
                "; ",
                path, r->blocks_checked, r->rows_checked, r->error_count, r->lsn);

@@ -57,6 +57,11 @@ bool index_file_is_dirty(struct database *db);
 /* So much of it that a checkpoint for its sake costs less than linking it again.  Likewise. */
 bool index_file_is_due(struct database *db);
 
+/* For scrub.c: the file has bad codes or links for these slots, or for all (NULL): the next
+ * checkpoint writes them again.  False: memory has no graph that is better than the file.  Any
+ * thread, the database is acquired. */
+bool index_file_write_again(struct database *db, const uint32_t *slots, size_t count);
+
 /* ---- for recovery.c ---- */
 
 /* The index of a store that was just read, before the log is replayed; `fd` is its file.

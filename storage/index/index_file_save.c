@@ -388,6 +388,30 @@ int index_file_write(struct store *store, const struct index_save *save, bool *s
     return os_errno;
 }
 
+static void mark_dirty(const struct graph_arena *a, uint32_t node)
+{
+    uint32_t group = node / GRAPH_GROUP_NODES;
+    for (int p = 0; p < PART_COUNT && node < a->capacity; p++)
+        atomic_fetch_or_explicit(&dirty_bits(a, p)[group / 64], UINT64_C(1) << group % 64,
+                                 memory_order_relaxed);
+}
+
+bool index_file_write_again(struct database *db, const uint32_t *slots, size_t count)
+{
+    epoch_enter();
+    struct store *store = atomic_load_explicit(&db->store, memory_order_acquire);
+    struct graph *g = index_current_graph(store->vectors);
+    const struct graph_arena *a = g ? index_arena(g) : NULL;
+    bool can = a && !a->unchecked;
+    for (size_t i = 0; can && slots && i < count; i++)
+        mark_dirty(a, slots[i]);
+    uint32_t nodes = can ? atomic_load_explicit(&g->node_count, memory_order_acquire) : 0;
+    for (uint32_t n = 0; can && !slots && n < nodes; n += GRAPH_GROUP_NODES)
+        mark_dirty(a, n);
+    epoch_leave();
+    return can;
+}
+
 /* ---- is there something to do? ---- */
 
 static bool has_dirty(const struct graph_arena *a)

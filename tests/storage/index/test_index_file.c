@@ -4,7 +4,9 @@
 
 #include <pthread.h>
 
+#include "storage/accept.h"
 #include "storage/base/guard.h"
+#include "storage/salvage.h"
 #include "tests/storage/faults.h"
 
 enum { ROWS = 450 };
@@ -605,6 +607,51 @@ static void linkers_writers_and_checkpoints_do_not_disturb_each_other(void **sta
     graph_db_close(db);
 }
 
+/* ---- other ways to a file ---- */
+
+static void an_accepted_file_keeps_its_index(void **state)
+{
+    (void)state;
+    struct database *db = written_database();
+    graph_db_stop(db);
+    struct accept_result r;
+    if (accept_run(data_fd, "db", &r, &err)) fail_msg("%s", err.msg);
+    struct disk_superblock sb;
+    bool alike;
+    int fd = openat(data_fd, "db.jvdb", O_RDONLY | O_CLOEXEC);
+    assert_int_equal(superblock_read(fd, "db.jvdb", &sb, &alike, &err), ERR_OK);
+    close(fd);
+    struct database_open_options options = {0};
+    struct database_host host = {0};
+    assert_int_equal(database_open(data_fd, "db", sb.uuid, &options, &host, &db, &err), ERR_OK);
+    assert_int_equal(graph_db_info(db).indexed_count, ROWS);
+    graph_db_load(db);
+    assert_int_equal(graph_db_info(db).pending_count, 0);
+    graph_db_check_graph(db);
+    graph_db_close(db);
+}
+
+static void rows_are_rescued_from_a_file_with_an_index(void **state)
+{
+    (void)state;
+    struct database *db = written_database();
+    graph_db_stop(db);
+    /* Its manifest is found by its looks, and believed with its regions of the index. */
+    static const uint8_t zeros[2 * BLOCK_BYTES];
+    poke(data_fd, "db.jvdb", 0, zeros, sizeof zeros);
+    char output[500];
+    snprintf(output, sizeof output, "%s/image", temp_path);
+    struct salvage_options o = {.dir_fd = data_fd,
+                                .name = "db",
+                                .output_dir_fd = image_fd,
+                                .output_dir = output,
+                                .output_name = "new"};
+    struct salvage_result r;
+    if (salvage_run(&o, &r, &err)) fail_msg("%s", err.msg);
+    assert_int_equal(r.rows_rescued, ROWS);
+    assert_int_equal(r.rows_lost, 0);
+}
+
 static void without_memory_files_there_is_nothing_to_keep(void **state)
 {
     (void)state;
@@ -639,6 +686,8 @@ int main(void)
         temp_dir_test(any_failing_call_costs_no_more_than_this_checkpoint),
         temp_dir_test(a_kill_before_any_call_of_a_checkpoint_leaves_a_graph),
         temp_dir_test(linkers_writers_and_checkpoints_do_not_disturb_each_other),
+        temp_dir_test(an_accepted_file_keeps_its_index),
+        temp_dir_test(rows_are_rescued_from_a_file_with_an_index),
         temp_dir_test(without_memory_files_there_is_nothing_to_keep),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
