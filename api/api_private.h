@@ -114,6 +114,15 @@ struct row_format {
 /* ,"data":[...],"metadata":{...} */
 void put_row_values(struct buf *out, const struct row *row, const struct row_format *format);
 
+/* {"vector_id":..., the same, "version":...} */
+void put_row(struct buf *out, const struct row *row, const struct row_format *format);
+/* Of GET requests for rows: ?encoding= and ?include=. */
+MUST_CHECK enum err_code query_format(struct query *q, const struct database *db,
+                                      struct row_format *format, struct err *err);
+/* Roughly what `rows` rows take as text. */
+uint64_t rows_text_bytes(const struct database *db, unsigned include, uint64_t rows);
+enum { INLINE_TEXT_BYTES_MAX = 64 * 1024 }; /* to be printed on a loop thread: about 100 us */
+
 /* ?include= as a bit set of INCLUDE_*. */
 MUST_CHECK enum err_code query_include(struct query *q, unsigned fallback, unsigned *include,
                                        struct err *err);
@@ -122,6 +131,9 @@ MUST_CHECK enum err_code query_include(struct query *q, unsigned fallback, unsig
 void put_cursor(struct buf *out, const char *text, size_t len);
 MUST_CHECK enum err_code query_cursor(struct api_request *req, struct query *q, const char **text,
                                       size_t *len, struct err *err);
+/* The same from anywhere: `given` bytes at `cursor`; none: *text is NULL. */
+MUST_CHECK enum err_code cursor_read(struct arena *arena, const char *cursor, size_t given,
+                                     const char **text, size_t *len, struct err *err);
 
 /* handlers_databases.c; also for dumps: dimension and metric (with its aliases) from an object.
  * `options` is the canonical JSON text of what storage does not read itself, in malloc'ed memory

@@ -501,19 +501,25 @@ void put_cursor(struct buf *out, const char *text, size_t len)
     buf_str(out, "\"");
 }
 
-enum err_code query_cursor(struct api_request *req, struct query *q, const char **text, size_t *len,
-                           struct err *err)
+enum err_code cursor_read(struct arena *arena, const char *cursor, size_t given, const char **text,
+                          size_t *len, struct err *err)
 {
-    size_t given;
-    const char *cursor = query_text(q, "cursor", &given);
     *text = NULL;
     *len = 0;
     if (!cursor || !given) return ERR_OK;
-    char *out = given <= 4096 ? arena_alloc(&req->arena, base64_bytes_max(given) + 1) : NULL;
+    char *out = given <= 4096 ? arena_alloc(arena, base64_bytes_max(given) + 1) : NULL;
     if (!out || !base64_read(cursor, given, out, len) || memchr(out, 0, *len))
         return err_set(err, ERR_INVALID_REQUEST,
                        "the cursor is not one that this server gave out in \"next\"");
     out[*len] = 0;
     *text = out;
     return ERR_OK;
+}
+
+enum err_code query_cursor(struct api_request *req, struct query *q, const char **text, size_t *len,
+                           struct err *err)
+{
+    size_t given = 0;
+    const char *cursor = query_text(q, "cursor", &given);
+    return cursor_read(&req->arena, cursor, given, text, len, err);
 }

@@ -1,4 +1,4 @@
-/* handlers_vectors.c - rows: store, read, list, delete, count. */
+/* handlers_vectors.c - rows: store, read, delete, count. */
 #include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
@@ -9,9 +9,6 @@
 
 enum {
     IDS_MAX = 10000,
-    LIST_LIMIT_MAX = 10000,
-    INLINE_TEXT_BYTES_MAX = 64 * 1024, /* about 100 us of number printing */
-    PAGE_BYTES_MAX = 8 * 1024 * 1024,  /* a list page ends early beyond this: there is a cursor */
     ANSWER_BYTES_MAX = 256 * 1024 * 1024,
 };
 
@@ -24,15 +21,6 @@ static enum err_code acquire(struct api_app *app, struct api_request *req, struc
 static enum err_code path_id(const struct api_request *req, struct vector_id *id, struct err *err)
 {
     return vector_id_parse(req->params[1].text, req->params[1].len, id, err);
-}
-
-/* Roughly what `rows` rows take as text. */
-static uint64_t text_bytes(const struct database *db, unsigned include, uint64_t rows)
-{
-    uint64_t row = 64;
-    if (include & INCLUDE_DATA) row += 12 * (uint64_t)database_schema(db)->dimension;
-    if (include & INCLUDE_METADATA) row += 128;
-    return row * rows;
 }
 
 /* ---- writes ---- */
@@ -253,9 +241,8 @@ out:
 
 /* ---- reads ---- */
 
-/* ?encoding=base64 */
-static enum err_code query_format(struct query *q, const struct database *db,
-                                  struct row_format *format, struct err *err)
+enum err_code query_format(struct query *q, const struct database *db, struct row_format *format,
+                           struct err *err)
 {
     const char *encoding = query_text(q, "encoding", NULL);
     *format = (struct row_format){.dimension = database_schema(db)->dimension};
@@ -266,7 +253,15 @@ static enum err_code query_format(struct query *q, const struct database *db,
     return query_include(q, INCLUDE_DATA | INCLUDE_METADATA, &format->include, err);
 }
 
-static void put_row(struct buf *out, const struct row *row, const struct row_format *format)
+uint64_t rows_text_bytes(const struct database *db, unsigned include, uint64_t rows)
+{
+    uint64_t row = 64;
+    if (include & INCLUDE_DATA) row += 12 * (uint64_t)database_schema(db)->dimension;
+    if (include & INCLUDE_METADATA) row += 128;
+    return row * rows;
+}
+
+void put_row(struct buf *out, const struct row *row, const struct row_format *format)
 {
     buf_str(out, "{\"vector_id\":");
     put_vector_id(out, &row->id);
@@ -326,7 +321,7 @@ enum err_code vectors_get_many(struct api_app *app, struct api_request *req,
     if (!rc) rc = query_done(&q, err);
     if (!rc) rc = scan_many(req, NULL, &many, &format.include, err);
     if (!rc && !req->may_block &&
-        text_bytes(db, format.include, many.count) > INLINE_TEXT_BYTES_MAX)
+        rows_text_bytes(db, format.include, many.count) > INLINE_TEXT_BYTES_MAX)
         rc = err_set(err, ERR_WOULD_COMPUTE, "a long answer");
     if (rc) goto out;
 
@@ -356,83 +351,6 @@ enum err_code vectors_get_many(struct api_app *app, struct api_request *req,
     out->failed |= missing.failed;
 out:
     buf_free(&missing);
-    if (db) service_release(db);
-    return rc;
-}
-
-struct list {
-    struct buf *out;
-    const struct row_format *format;
-    struct vector_id last;
-    size_t count;
-    bool cut; /* the page is long enough */
-};
-
-static bool list_row(void *ctx, const struct row *row)
-{
-    struct list *list = ctx;
-    if (list->count++) buf_str(list->out, ",");
-    put_row(list->out, row, list->format);
-    list->last = row->id;
-    list->cut = list->out->len > PAGE_BYTES_MAX || list->out->failed;
-    return !list->cut;
-}
-
-enum err_code vectors_list(struct api_app *app, struct api_request *req, struct api_response *res,
-                           struct err *err)
-{
-    struct query q;
-    struct database *db = NULL;
-    struct row_format format;
-    struct reader r;
-    struct vector_id after;
-    const char *cursor, *prefix;
-    size_t cursor_len, prefix_len = 0;
-    uint64_t limit = 100;
-    bool more = false;
-
-    enum err_code rc = query_parse(req, &q, err);
-    if (!rc) rc = acquire(app, req, &db, err);
-    if (!rc) rc = query_format(&q, db, &format, err);
-    if (!rc) rc = query_u64(&q, "limit", 1, LIST_LIMIT_MAX, &limit, err);
-    if (!rc) rc = query_cursor(req, &q, &cursor, &cursor_len, err);
-    if (rc) goto out;
-    prefix = query_text(&q, "prefix", &prefix_len);
-    rc = query_done(&q, err);
-    if (rc) goto out;
-    if (cursor && vector_id_parse(cursor, cursor_len, &after, err)) {
-        rc = err_set(err, ERR_INVALID_REQUEST,
-                     "the cursor is not one that this server gave out in \"next\"");
-        goto out;
-    }
-    if (!req->may_block && text_bytes(db, format.include, limit) > INLINE_TEXT_BYTES_MAX) {
-        rc = err_set(err, ERR_WOULD_COMPUTE, "a long answer");
-        goto out;
-    }
-
-    struct buf *out = answer_json(res, 200);
-    struct list list = {.out = out, .format = &format};
-    buf_str(out, "{\"vectors\":[");
-    reader_begin(db, &r);
-    rc = reader_list(&r, cursor ? &after : NULL, prefix, prefix_len, limit, list_row, &list, &more,
-                     err);
-    if (!rc) {
-        buf_str(out, "],\"next\":");
-        if ((more || list.cut) && list.count) {
-            char digits[24];
-            int n = snprintf(digits, sizeof digits, "%" PRIu64, list.last.number);
-            if (list.last.text)
-                put_cursor(out, list.last.text, list.last.text_bytes);
-            else
-                put_cursor(out, digits, (size_t)n);
-        } else {
-            buf_str(out, "null");
-        }
-        buf_str(out, "}\n");
-    }
-    rc = reader_check(&r, rc, err);
-    reader_end(&r);
-out:
     if (db) service_release(db);
     return rc;
 }

@@ -6,7 +6,6 @@
 #include "storage/base/log.h"
 #include "storage/base/mem.h"
 
-enum { INLINE_TEXT_BYTES_MAX = 64 * 1024 };
 
 static uint64_t row_text_bytes(const struct search_request *search, uint32_t dimension)
 {

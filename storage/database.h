@@ -125,6 +125,11 @@ typedef bool reader_row_fn(void *ctx, const struct row *row);
 MUST_CHECK enum err_code reader_list(struct reader *r, const struct vector_id *after,
                                      const char *prefix, size_t prefix_bytes, size_t limit,
                                      reader_row_fn *fn, void *ctx, bool *more, struct err *err);
+/* The same for those of them that filter_select() of this reader has selected. */
+MUST_CHECK enum err_code reader_list_selected(struct reader *r, const uint64_t *bits,
+                                              const struct vector_id *after, const char *prefix,
+                                              size_t prefix_bytes, size_t limit, reader_row_fn *fn,
+                                              void *ctx, bool *more, struct err *err);
 
 /* How a search was answered. */
 enum search_strategy { SEARCH_EXACT, SEARCH_GRAPH, SEARCH_FILTERED_GRAPH, SEARCH_STRATEGY_COUNT };

@@ -221,9 +221,15 @@ static bool has_prefix(const struct row *row, const char *prefix, size_t prefix_
            memcmp(row->id.text, prefix, prefix_bytes) == 0;
 }
 
-static enum err_code list(struct reader *r, const struct vector_id *after, const char *prefix,
-                          size_t prefix_bytes, size_t limit, reader_row_fn *fn, void *ctx,
-                          bool *more, struct err *err)
+/* `bits` NULL: every row. */
+static bool is_selected(const uint64_t *bits, uint32_t slot)
+{
+    return !bits || bits[slot / 64] >> slot % 64 & 1;
+}
+
+static enum err_code list(struct reader *r, const uint64_t *bits, const struct vector_id *after,
+                          const char *prefix, size_t prefix_bytes, size_t limit, reader_row_fn *fn,
+                          void *ctx, bool *more, struct err *err)
 {
     *more = false;
     enum err_code rc = database_check_readable(r->db, err);
@@ -248,15 +254,20 @@ static enum err_code list(struct reader *r, const struct vector_id *after, const
     if (after) last = *after;
     if (start_itself) {
         struct row row;
-        rc = reader_get(r, &start_id, &row, err);
-        if (rc == ERR_OK) {
+        uint32_t slot;
+        rc = reader_find(r, &start_id, &slot, err);
+        if (rc == ERR_OK && is_selected(bits, slot)) {
+            const struct slot *s = jvdb_file_read(&r->store->file, REGION_SLOTS, slot);
+            if (!s) return database_damaged(r->db, "a slot", err);
+            rc = slot_row(r, slot, s, &row, err);
+            if (rc) return rc;
             if (limit == 0) {
                 *more = true;
                 return ERR_OK;
             }
             given++;
             if (!fn(ctx, &row)) return ERR_OK;
-        } else if (rc != ERR_VECTOR_NOT_FOUND) {
+        } else if (rc && rc != ERR_VECTOR_NOT_FOUND) {
             return rc;
         }
     }
@@ -274,7 +285,7 @@ static enum err_code list(struct reader *r, const struct vector_id *after, const
             bool damage;
             const struct slot *s = visible_version(r, &slot, &damage);
             if (damage) return database_damaged(r->db, "a slot", err);
-            if (!s) continue;
+            if (!s || !is_selected(bits, slot)) continue;
             if (slot != entries[i].ref) {
                 char copy[ID_BYTES_MAX];
                 const struct index_entry *e = &entries[i];
@@ -311,6 +322,15 @@ enum err_code reader_list(struct reader *r, const struct vector_id *after, const
                           size_t prefix_bytes, size_t limit, reader_row_fn *fn, void *ctx,
                           bool *more, struct err *err)
 {
-    enum err_code rc = list(r, after, prefix, prefix_bytes, limit, fn, ctx, more, err);
+    enum err_code rc = list(r, NULL, after, prefix, prefix_bytes, limit, fn, ctx, more, err);
+    return reader_check(r, rc, err);
+}
+
+enum err_code reader_list_selected(struct reader *r, const uint64_t *bits,
+                                   const struct vector_id *after, const char *prefix,
+                                   size_t prefix_bytes, size_t limit, reader_row_fn *fn, void *ctx,
+                                   bool *more, struct err *err)
+{
+    enum err_code rc = list(r, bits, after, prefix, prefix_bytes, limit, fn, ctx, more, err);
     return reader_check(r, rc, err);
 }

@@ -233,6 +233,13 @@ static void a_body_that_breaks_off_is_invalid_json(void **unused)
         {"/api/v1/databases/docs/vectors/batch",
          "{\"vectors\":[{\"vector_id\":1,\"data\":[1,2]},{\"data_base64\":\"AACAPwAAAEA=\","
          "\"metadata\":\"{}\"}]}"},
+        {"/api/v1/databases/docs/count",
+         "{\"filter\":{\"a\":{\"$in\":[1,\"x\",null]},\"$or\":[{\"b.c\":true},{\"$not\":{}}]}}"},
+        {"/api/v1/databases/docs/vectors/delete",
+         "{\"filter\":{\"a\":{\"$geo_radius\":{\"lat\":1,\"lon\":2,\"meters\":3}}}}"},
+        {"/api/v1/databases/docs/vectors/scroll",
+         "{\"filter\":{\"a\":{\"$exists\":false}},\"limit\":7,\"cursor\":null,\"include\":["
+         "\"data\"]}"},
         {"/api/v1/databases/docs/vectors/get", "{\"ids\":[1,\"x\"],\"include\":[\"data\"]}"},
         {"/api/v1/databases/docs/vectors/delete", "{\"ids\":[1,\"x\"]}"},
         {"/api/v1/databases/docs/search",
@@ -760,6 +767,71 @@ static void filters_choose_what_is_counted_and_found(void **unused)
     expect(&a, 400, "invalid_request");
 }
 
+static void rows_that_match_are_listed_page_by_page(void **unused)
+{
+    (void)unused;
+    create("docs", "{\"dimension\":1}");
+    struct buf body = {0};
+    buf_str(&body, "{\"vectors\":[");
+    for (int i = 0; i < 100; i++)
+        buf_printf(&body, "{\"vector_id\":%d,\"data\":[%d],\"metadata\":{\"a\":%d}},", i, i, i % 3);
+    buf_str(&body, "{\"vector_id\":\"p-1\",\"data\":[1],\"metadata\":{\"a\":1}},"
+                   "{\"vector_id\":\"p-2\",\"data\":[1]}]}");
+    buf_add(&body, "", 1);
+    post("/api/v1/databases/docs/vectors/batch", body.data);
+    expect(&a, 200, NULL);
+    post("/api/v1/databases/docs/vectors/scroll", "");
+    assert_int_equal(json_array_size(field("vectors")), 100);
+    size_t seen = 0, pages = 0;
+    char next[200] = "null";
+    do {
+        body.len = 0;
+        buf_printf(&body,
+                   "{\"filter\":{\"a\":1},\"limit\":10,\"include\":[\"metadata\"],\"cursor\":%s}",
+                   next);
+        buf_add(&body, "", 1);
+        post("/api/v1/databases/docs/vectors/scroll", body.data);
+        expect(&a, 200, NULL);
+        size_t i;
+        json_t *row;
+        json_array_foreach(field("vectors"), i, row)
+        {
+            json_t *id = json_object_get(row, "vector_id");
+            if (json_is_integer(id)) assert_int_equal(json_integer_value(id), 3 * (seen + i) + 1);
+            assert_null(json_object_get(row, "data"));
+            assert_int_equal(
+                json_integer_value(json_object_get(json_object_get(row, "metadata"), "a")), 1);
+        }
+        seen += json_array_size(field("vectors"));
+        pages++;
+        if (json_is_string(field("next")))
+            snprintf(next, sizeof next, "\"%s\"", json_string_value(field("next")));
+    } while (json_is_string(field("next")));
+    assert_int_equal(seen, 34);
+    assert_int_equal(pages, 4);
+    post("/api/v1/databases/docs/vectors/scroll", "{\"filter\":{\"a\":1},\"prefix\":\"p-\"}");
+    assert_int_equal(json_array_size(field("vectors")), 1);
+    post("/api/v1/databases/docs/vectors/scroll", "{\"filter\":{\"a\":9},\"limit\":1}");
+    has("{\"vectors\":[],\"next\":null}");
+    static const char *const bad[][2] = {
+        {"{\"limit\":0}", "invalid_request"},
+        {"{\"limit\":10001}", "invalid_request"},
+        {"{\"cursor\":\"!\"}", "invalid_request"},
+        {"{\"cursor\":7}", "invalid_request"},
+        {"{\"filter\":[]}", "invalid_filter"},
+        {"{\"order_by\":\"a\"}", "invalid_request"},
+        {"{\"encoding\":\"x\"}", "invalid_request"},
+        {"{\"include\":1}", "invalid_request"},
+        {"{\"limit\":1", "invalid_json"},
+        {"[]", "invalid_request"},
+    };
+    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
+        post("/api/v1/databases/docs/vectors/scroll", bad[i][0]);
+        expect(&a, 400, bad[i][1]);
+    }
+    buf_free(&body);
+}
+
 static void rows_are_listed_in_id_order(void **unused)
 {
     (void)unused;
@@ -1159,6 +1231,7 @@ int main(void)
         T(a_batch_is_all_or_nothing_and_names_the_row),
         T(many_are_read_and_deleted_by_id),
         T(filters_choose_what_is_counted_and_found),
+        T(rows_that_match_are_listed_page_by_page),
         T(rows_are_listed_in_id_order),
         T(a_long_page_ends_early_with_a_cursor),
         T(nearest_rows_come_first),

@@ -82,6 +82,24 @@ def test_counts_and_searches_agree_with_python(any_daemon):
             for i in changed]})
 
 
+def test_scroll_gives_every_match_once_in_id_order_while_others_write(any_daemon):
+    _, metadata = load(any_daemon, "s", 1200, seed=4)
+    want = [i for i, m in enumerate(metadata) if m["size"] < 300]
+    seen, cursor = [], None
+    while True:
+        page = any_daemon.post("/databases/s/vectors/scroll", {
+            "filter": {"size": {"$lt": 300}}, "limit": 50, "include": ["metadata"],
+            "cursor": cursor}).json()
+        assert all(row["metadata"] == metadata[row["vector_id"]] for row in page["vectors"])
+        seen += [row["vector_id"] for row in page["vectors"]]
+        cursor = page["next"]
+        if not cursor:
+            break
+        # Rows behind the page that match no more, rows before it that do now.
+        any_daemon.post("/databases/s/vectors/delete", {"ids": [seen[-1], seen[0]]})
+    assert seen == want
+
+
 def test_a_wrong_filter_says_where_and_why(any_daemon):
     any_daemon.create("w", 2)
     for path, body in (("count", {}), ("search", {"data": [1, 2]})):

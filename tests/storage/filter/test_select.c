@@ -99,6 +99,44 @@ static void write_row(struct database *db, struct world *w, int row, uint64_t *s
     w->lives[row] = true;
 }
 
+struct listed {
+    struct vector_id last;
+    char last_text[16];
+    uint64_t count;
+    bool *got;
+};
+
+static bool note_listed(void *ctx, const struct row *row)
+{
+    struct listed *l = ctx;
+    if (l->count++) assert_true(vector_id_compare(&l->last, &row->id) < 0);
+    l->last = row->id;
+    if (row->id.text) {
+        memcpy(l->last_text, row->id.text, row->id.text_bytes);
+        l->last.text = l->last_text;
+    }
+    assert_true(l->got[row_of(&row->id)]);
+    return true;
+}
+
+/* A list of what was selected has just that, page by page. */
+static void check_list(struct reader *r, const uint64_t *bits, uint64_t count, bool *got)
+{
+    struct err err;
+    struct listed l = {.got = got};
+    bool more = true;
+    uint64_t limit = count / 3 + 1;
+    while (more) {
+        struct vector_id after = l.last;
+        char text[16];
+        memcpy(text, l.last_text, sizeof text);
+        if (after.text) after.text = text;
+        CHECK_OK(reader_list_selected(r, bits, l.count ? &after : NULL, NULL, 0, limit, note_listed,
+                                      &l, &more, &err));
+    }
+    assert_int_equal(l.count, count);
+}
+
 /* What filter_select() finds in a snapshot is what the model says. */
 static void check_snapshot(struct reader *r, const struct world *w, const struct filter *filter,
                            const struct plain_filter *plain, const char *text)
@@ -121,6 +159,7 @@ static void check_snapshot(struct reader *r, const struct world *w, const struct
         found++;
     }
     if (found != count) fail_msg("%s: %" PRIu64 " bits, count %" PRIu64, text, found, count);
+    check_list(r, bits, count, got);
     for (int i = 0; i < w->count; i++) {
         bool want = w->lives[i] && (!plain || plain_row_matches(plain, &w->rows[i]));
         if (got[i] == want) continue;
