@@ -166,6 +166,8 @@ static uint32_t query_count(const struct index_work *w, uint64_t rows)
     uint64_t room = QUERY_BYTES / (w->ix->dimension * sizeof(float));
     if (count > QUERIES_MAX) count = QUERIES_MAX;
     if (count < QUERIES_MIN) count = QUERIES_MIN;
+    uint32_t most = atomic_load_explicit(&w->ix->queries_max, memory_order_relaxed);
+    if (most && count > most) count = most;
     return (uint32_t)(count > room && room > 0 ? room : count);
 }
 

@@ -128,8 +128,10 @@ struct vector_index {
     uint64_t sampled_at_ns;            /* when samples were looked at         */
     uint64_t not_before_ns;            /* something failed: try again then    */
 
-    /* For tests: do at once what waits for idle time; there was nothing left to do. */
+    /* For tests: do at once what waits for idle time; there was nothing left to do; queries of a
+     * calibration, 0: as many as are good. */
     _Atomic bool hurry, settled;
+    _Atomic uint32_t queries_max;
 };
 
 /* Searches may look at what is given back; NULL is fine. */

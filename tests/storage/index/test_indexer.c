@@ -73,6 +73,7 @@ static void open_with(const struct index_options *options, uint32_t dimension, e
     svc = test_service_open(NULL);
     CHECK_OK(service_create(svc, "db", &schema, false, &created, &err));
     db = test_acquire(svc, "db");
+    if (SLOWER > 1) atomic_store(&db->store->vectors->queries_max, 160 / SLOWER);
 }
 
 static void open_graph(uint32_t dimension)
@@ -125,7 +126,7 @@ static size_t search(struct database *in, const float *query, size_t k, double r
 static bool finds_itself(const float *row, uint64_t id)
 {
     uint64_t found[1];
-    return search(db, row, 1, 0, false, found, NULL) == 1 && found[0] == id;
+    return search(db, row, 1, 0.999, false, found, NULL) == 1 && found[0] == id;
 }
 
 /* Of searches with `queries`, on average, for 10 rows. */
@@ -224,7 +225,7 @@ static void *search_for_new_rows(void *arg)
         uint32_t i = back < n ? n - 1 - back : 0;
         uint64_t found[10];
         struct search_report report;
-        size_t count = search(db, row_at(c->rows, i), 10, 0, false, found, &report);
+        size_t count = search(db, row_at(c->rows, i), 10, 0.999, false, found, &report);
         /* A row that was pending at any time of the search was compared exactly; one of the graph
          * is its own nearest neighbour, which a walk does not miss. */
         if (count == 0 || found[0] != i) fail_msg("row %u of %u was not found", i, n);
@@ -296,10 +297,10 @@ static void slots_are_used_again_only_behind_a_sweep(void **state)
 static void churn_does_not_wear_the_graph_out(void **state)
 {
     (void)state;
-    enum { ROUNDS = 10 };
-    uint32_t count = 8000 / SLOWER, tenth = count / 10;
+    enum { ROUNDS = SLOWER > 1 ? 3 : 10 };
+    uint32_t count = 8000 / SLOWER / ROUNDS * ROUNDS, tenth = count / ROUNDS;
     struct rows r = make_rows(32, count * 2, 100, 0.5f, false, 11);
-    struct rows queries = make_rows(32, 200, 100, 0.5f, false, 12);
+    struct rows queries = make_rows(32, SLOWER > 1 ? 50 : 1000, 100, 0.5f, false, 12);
     struct search_query by_hand = {.top_k = 10, .ef = 40};
     double recall[2];
     /* The same rows at the end: churned, and fresh. */
@@ -316,7 +317,7 @@ static void churn_does_not_wear_the_graph_out(void **state)
                 service_settle_index(svc, db);
                 assert_int_equal(info_now().indexed_count, count);
             }
-            assert_true(db->store->counts.slot_count < count + count / 4);
+            assert_true(db->store->counts.slot_count < count + 2 * tenth);
         } else {
             put_rows(&r, count, 2 * count);
             service_settle_index(svc, db);
@@ -343,8 +344,9 @@ static void churn_does_not_wear_the_graph_out(void **state)
         recall[fresh] = hits / 10 / queries.count;
         close_all();
     }
-    /* Two graphs of the same rows differ by half a point here. */
-    if (recall[0] < recall[1] - 0.012) fail_msg("churned %.4f, fresh %.4f", recall[0], recall[1]);
+    /* It was 0.002 at most; of 10,000 neighbours 0.003 is noise. */
+    if (SLOWER == 1 && recall[0] < recall[1] - 0.006)
+        fail_msg("churned %.4f, fresh %.4f", recall[0], recall[1]);
     free(r.numbers);
     free(queries.numbers);
 }
@@ -354,7 +356,7 @@ static void churn_does_not_wear_the_graph_out(void **state)
 static void rows_survive_when_slots_change_hands(void **state)
 {
     (void)state;
-    enum { ROWS = 1500, TIMES = 60 };
+    enum { ROWS = SLOWER > 1 ? 400 : 1500, TIMES = 60 };
     uint32_t updates = ROWS * (TIMES / SLOWER + 2);
     struct rows r = make_rows(16, ROWS + updates, 10, 3, false, 17);
     static uint32_t now[ROWS]; /* which row each id has */
@@ -375,7 +377,7 @@ static void rows_survive_when_slots_change_hands(void **state)
     }
     service_settle_index(svc, db);
     assert_int_equal(info_now().indexed_count, ROWS);
-    assert_true(db->store->counts.slot_count < updates);
+    if (SLOWER == 1) assert_true(db->store->counts.slot_count < updates);
     for (uint32_t i = 0; i < ROWS; i++) {
         uint64_t found[1];
         assert_int_equal(search(db, row_at(&r, now[i]), 1, 0.999, false, found, NULL), 1);
@@ -402,7 +404,7 @@ static enum codec_kind codec_of(const struct rows *r, enum metric metric, enum q
 static void codes_suit_the_rows(void **state)
 {
     (void)state;
-    uint32_t count = SLOWER > 1 ? 400 : 2000;
+    uint32_t count = SLOWER > 1 ? 300 : 2000;
     struct rows r = make_rows(32, count, 10, 1, false, 1);
     struct rows far = make_rows(32, count, 10, 3000, false, 1);
     struct rows tiny = make_rows(32, count, count / 20, 3000, false, 1);
@@ -427,7 +429,7 @@ static void codes_suit_the_rows(void **state)
 static void codes_change_when_the_rows_do(void **state)
 {
     (void)state;
-    uint32_t first = SLOWER > 1 ? 300 : 1000, count = 6 * first;
+    uint32_t first = SLOWER > 1 ? 300 : 1000, count = 4 * first;
     struct rows r = make_rows(32, first, 1, 1, false, 1);
     struct rows far = make_rows(32, count, count / 90, 3000, false, 2);
     open_graph(32);
@@ -490,6 +492,7 @@ static void recall_is_what_was_asked_for(void **state)
     struct rows r = make_rows(32, 12000 / SLOWER, 200, 0.3f, false, 21);
     struct rows queries = make_rows(32, 200, 200, 0.3f, false, 22);
     open_graph(32);
+    atomic_store(&index_of(db)->queries_max, SLOWER > 1 ? 100 : 0);
     put_rows(&r, 0, r.count);
     service_settle_index(svc, db);
     const struct effort_table *t = atomic_load(&index_of(db)->effort);
@@ -518,7 +521,7 @@ static void recall_is_what_was_asked_for(void **state)
 static void live_searches_are_done_again(void **state)
 {
     (void)state;
-    struct rows r = make_rows(32, 3000, 200, 0.3f, false, 21);
+    struct rows r = make_rows(32, SLOWER > 1 ? 500 : 3000, 200, 0.3f, false, 21);
     open_graph(32);
     put_rows(&r, 0, r.count);
     service_settle_index(svc, db);
@@ -577,21 +580,22 @@ static void stops_and_drops_do_not_wait_for_a_build(void **state)
 static void compaction_and_index_go_together(void **state)
 {
     (void)state;
-    struct rows r = make_rows(16, 6000, 50, 3, false, 5);
+    const uint32_t n = SLOWER > 1 ? 300 : 1000;
+    struct rows r = make_rows(16, 6 * n, 50, 3, false, 5);
     open_graph(16);
-    put_rows(&r, 0, 4000);
+    put_rows(&r, 0, 4 * n);
     service_settle_index(svc, db);
-    for (uint32_t i = 0; i < 1000; i++)
+    for (uint32_t i = 0; i < n; i++)
         assert_int_equal(test_delete(db, (struct vector_id){.number = i}), 1);
     struct compact_result result;
     CHECK_OK(service_compact(svc, "db", &result, &err));
-    assert_int_equal(result.rows, 3000);
-    put_rows(&r, 4000, 6000);
-    for (uint32_t i = 1000; i < 6000; i += 50)
+    assert_int_equal(result.rows, 3 * n);
+    put_rows(&r, 4 * n, 6 * n);
+    for (uint32_t i = n; i < 6 * n; i += 50)
         assert_true(finds_itself(row_at(&r, i), i));
     service_settle_index(svc, db);
-    assert_int_equal(info_now().indexed_count, 5000);
-    for (uint32_t i = 1000; i < 6000; i += 50)
+    assert_int_equal(info_now().indexed_count, 5 * n);
+    for (uint32_t i = n; i < 6 * n; i += 50)
         assert_true(finds_itself(row_at(&r, i), i));
     free(r.numbers);
     close_all();
