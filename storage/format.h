@@ -148,8 +148,10 @@ static_assert(sizeof(struct disk_index_run) == 8, "index run");
 struct disk_index_effort {
     uint32_t ef;     /* candidates */
     float recall[3]; /* for the nearest 1, 10, 100 */
+    float error[3];  /* standard errors of these   */
+    uint32_t reserved;
 };
-static_assert(sizeof(struct disk_index_effort) == 16, "index effort");
+static_assert(sizeof(struct disk_index_effort) == 32, "index effort");
 
 /* record "sums": one CRC-32C (uint32_t) for each block of the region of block checksums */
 

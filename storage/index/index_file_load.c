@@ -277,8 +277,7 @@ static enum err_code publish(struct load *l, struct err *err)
 static void give_up(struct load *l, const char *why)
 {
     log_warning("database \"%s\": its search index is built anew: %s", l->db->name, why);
-    atomic_store_explicit(&l->store->vectors->lost, true, memory_order_release);
-    atomic_store_explicit(&l->store->vectors->news, true, memory_order_relaxed);
+    vector_index_lose(l->store->vectors);
 }
 
 /* True: it is not worth mending. */

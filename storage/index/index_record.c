@@ -58,8 +58,10 @@ static void add_effort(struct buf *out, const struct effort_table *effort)
 {
     for (uint32_t i = 0; i < effort->steps; i++) {
         struct disk_index_effort step = {.ef = effort->ef[i]};
-        for (int k = 0; k < EFFORT_KS; k++)
+        for (int k = 0; k < EFFORT_KS; k++) {
             step.recall[k] = effort->recall[k][i];
+            step.error[k] = effort->error[k][i];
+        }
         buf_add(out, &step, sizeof step);
     }
 }
@@ -81,7 +83,7 @@ bool index_record_encode(const struct vector_index_state *state, uint32_t slot_c
         .node_count = atomic_load_explicit(&g->node_count, memory_order_acquire),
         .linked_count = atomic_load_explicit(&g->linked_count, memory_order_relaxed),
         .reuse_lsn = state->reuse_lsn,
-        .effort_rows = effort->rows,
+        .effort_rows = effort->steps ? effort->rows : 0,
         .effort_queries = effort->queries,
         .step_count = effort->rows ? effort->steps : 0,
         .mean_count = g->codec.mean ? g->codec.dimension : 0,
@@ -164,7 +166,9 @@ static bool take_effort(struct cursor *c, const struct disk_index *d, struct eff
         effort->ef[i] = step.ef;
         for (int k = 0; k < EFFORT_KS; k++) {
             if (!(step.recall[k] >= 0 && step.recall[k] <= 1)) return false;
+            if (!(step.error[k] >= 0 && step.error[k] <= 1)) return false;
             effort->recall[k][i] = step.recall[k];
+            effort->error[k][i] = step.error[k];
         }
     }
     return true;

@@ -129,6 +129,8 @@ static const struct field fields[] = {
     FIELD(disk_index_run, count),
     FIELD(disk_index_effort, ef),
     FIELD(disk_index_effort, recall),
+    FIELD(disk_index_effort, error),
+    FIELD(disk_index_effort, reserved),
     FIELD(slot, key),
     FIELD(slot, birth),
     FIELD(slot, death),

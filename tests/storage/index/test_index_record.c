@@ -55,6 +55,7 @@ static void encode(struct graph *g, struct buf *out)
     };
     state.effort.recall[0][0] = 0.5f;
     state.effort.recall[2][1] = 0.75f;
+    state.effort.error[1][1] = 0.125f;
     epoch_enter();
     assert_true(index_record_encode(&state, SLOTS, out));
     epoch_leave();
@@ -86,6 +87,7 @@ static void what_goes_in_comes_out(void **state)
         assert_int_equal(r.state.effort.rows, 300);
         assert_int_equal(r.state.effort.ef[1], 40);
         assert_true(r.state.effort.recall[0][0] == 0.5f && r.state.effort.recall[2][1] == 0.75f);
+        assert_true(r.state.effort.error[1][1] == 0.125f && r.state.effort.error[1][0] == 0);
 
         /* A graph of the same make. */
         struct graph *again;
