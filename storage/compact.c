@@ -53,6 +53,7 @@ struct compaction {
     /* The slot of the copy that has the row of an old slot; NULL: out of memory for it. */
     uint32_t *moved;
     uint32_t moved_count;
+    uint64_t slice_begun;
     uint64_t unspilled; /* bytes that went into mutable regions since the last spill, about */
 };
 
@@ -329,6 +330,22 @@ static bool may_go_on(void *ctx)
     return check_cancelled(ctx, &ignored) == ERR_OK;
 }
 
+static bool may_sweep_on(void *ctx)
+{
+    struct compaction *c = ctx;
+    rest(c, c->slice_begun);
+    c->slice_begun = clock_ns();
+    return may_go_on(c);
+}
+
+static enum err_code sweep_index(struct compaction *c, struct err *err)
+{
+    struct err why;
+    c->slice_begun = clock_ns();
+    if (index_file_sweep(c->db, may_sweep_on, c, &why)) return check_cancelled(c, err);
+    return catch_up_all(c, err);
+}
+
 /* With LOCK_INDEX of the store that is replaced.  It takes its time: catch up once more. */
 static enum err_code carry_index(struct compaction *c, struct err *err)
 {
@@ -480,6 +497,7 @@ enum err_code compact_run(struct database *db, const struct compact_options *opt
     c->moved = mem_try(1);
     rc = copy_rows(c, lsn, slot_count, err);
     if (!rc) rc = catch_up_all(c, err);
+    if (!rc) rc = sweep_index(c, err);
     if (!rc) {
         struct store *old = db->store;
         mutex_lock(vector_index_mutex(old->vectors));

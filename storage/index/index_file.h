@@ -82,6 +82,11 @@ bool index_file_is_mapped(struct vector_index *ix);
 MUST_CHECK enum err_code index_file_load(struct database *db, bool (*go_on)(void *ctx), void *ctx,
                                          struct err *err);
 
+/* For compact.c, before the next: lead links around dead rows, if there are many, a part at a time;
+ * the indexer goes on in between.  `go_on` as above; it may sleep.  An error is no harm.  No lock
+ * of LOCK_INDEX or higher is held; nobody else replaces the store. */
+MUST_CHECK enum err_code index_file_sweep(struct database *db, bool (*go_on)(void *ctx), void *ctx,
+                                          struct err *err);
 /* For compact.c: give the store that is going to replace that of `db` its graph.  moved[s] is the
  * slot of the copy that has the row of slot s, or INDEX_NO_SLOT, for s < moved_count; rows of the
  * copy that come over without links are pending, and what is written to it later will be.  Nobody

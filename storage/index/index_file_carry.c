@@ -2,9 +2,9 @@
  * index_file_carry.c - the graph of a database for its compacted copy.
  *
  * Slots get other numbers, rows stay what they are: codes are copied and links translated, which is
- * a hundred times faster than linking.  Links to rows that were not copied are swept first, so that
- * few are missing; a row that is left with less than half of its links is linked again, and so is
- * what was not linked in the old graph.
+ * a hundred times faster than linking.  Links to dead rows are swept first, so that few are
+ * missing; a row that is left with less than half of its links is linked again, and so is what was
+ * not linked in the old graph.
  */
 #include <stdlib.h>
 #include <string.h>
@@ -15,7 +15,11 @@
 #include "storage/base/mem.h"
 #include "storage/index/index_file_private.h"
 
-enum { SLICE_NODES = 1024 };
+enum {
+    SLICE_NODES = 1024,
+    SWEPT_NODES = 16384, /* under the lock at a time                   */
+    DEAD_ONE_IN = 200,   /* fewer dead rows are not worth looking for */
+};
 
 struct carry {
     struct database *db;
@@ -49,31 +53,66 @@ static uint32_t moved_to(const struct carry *c, uint32_t slot)
     return slot < c->moved_count ? c->moved[slot] : INDEX_NO_SLOT;
 }
 
+/* ---- the old graph ---- */
+
+/* A bit for each node of a dead row; NULL: out of memory. */
+static uint64_t *find_dead(struct store *store, struct graph *g, uint32_t nodes, uint32_t *count)
+{
+    const struct graph_arena *a = index_arena(g);
+    uint64_t *dead = index_bits_new(a->capacity);
+    *count = 0;
+    epoch_enter();
+    for (uint32_t n = 0; dead && n < nodes; n++) {
+        if (!index_is_linked(graph_node(g, a, n))) continue;
+        const struct slot *s = jvdb_file_read(&store->file, REGION_SLOTS, n);
+        if (!s || __atomic_load_n(&s->death, __ATOMIC_ACQUIRE) == SLOT_NEVER) continue;
+        index_set_bit(dead, n);
+        ++*count;
+    }
+    epoch_leave();
+    return dead;
+}
+
+/* Some nodes from *next on, under the lock.  Slots of dead rows are not used again meanwhile. */
+static enum err_code sweep_some(struct store *store, uint32_t *next, bool *done, struct err *err)
+{
+    struct graph *g = index_current_graph(store->vectors);
+    uint32_t nodes = g ? atomic_load_explicit(&g->node_count, memory_order_relaxed) : 0;
+    uint32_t linked = g ? atomic_load_explicit(&g->linked_count, memory_order_relaxed) : 0, count;
+    *done = *next >= nodes;
+    if (*done) return ERR_OK;
+    uint64_t *dead = find_dead(store, g, nodes, &count);
+    if (!dead) return err_set(err, ERR_NOMEM, "out of memory for a sweep");
+    *done = count <= linked / DEAD_ONE_IN;
+    for (uint32_t i = 0; i < SWEPT_NODES && *next < nodes && !*done; i += SLICE_NODES) {
+        uint32_t end = nodes - *next < SLICE_NODES ? nodes : *next + SLICE_NODES;
+        graph_sweep(g, dead, *next, end, false);
+        *next = end;
+    }
+    mem_free(dead);
+    return ERR_OK;
+}
+
+enum err_code index_file_sweep(struct database *db, bool (*go_on)(void *ctx), void *ctx,
+                               struct err *err)
+{
+    struct store *store = db->store;
+    enum err_code rc = ERR_OK;
+    bool done = false;
+    for (uint32_t next = 0; !done && !rc;) {
+        mutex_lock(vector_index_mutex(store->vectors));
+        rc = index_file_load(db, NULL, NULL, err);
+        if (!rc) rc = sweep_some(store, &next, &done, err);
+        mutex_unlock(vector_index_mutex(store->vectors));
+        if (!rc && go_on && !go_on(ctx))
+            rc = err_set(err, ERR_SHUTTING_DOWN, "a sweep was interrupted");
+    }
+    return rc;
+}
+
 static struct graph_node *old_node(const struct carry *c, uint32_t node)
 {
     return graph_node(c->from, index_arena(c->from), node);
-}
-
-/* ---- the old graph ---- */
-
-/* Lead links around the rows that were not copied. */
-static enum err_code sweep(struct carry *c, struct err *err)
-{
-    uint64_t *dead = index_bits_new(index_arena(c->from)->capacity);
-    bool any = false;
-    if (!dead) return out_of_memory(c, err);
-    for (uint32_t n = 0; n < c->from_count; n++) {
-        if (moved_to(c, n) != INDEX_NO_SLOT || !index_is_linked(old_node(c, n))) continue;
-        index_set_bit(dead, n);
-        any = true;
-    }
-    enum err_code rc = ERR_OK;
-    for (uint32_t n = 0; any && n < c->from_count && !rc; n += SLICE_NODES) {
-        graph_sweep(c->from, dead, n, n + SLICE_NODES, false);
-        rc = check_go_on(c, err);
-    }
-    mem_free(dead);
-    return rc;
 }
 
 /* ---- the new one ---- */
@@ -236,8 +275,7 @@ static enum err_code carry_state(struct carry *c, struct vector_index_state *sta
 
 static enum err_code carry(struct carry *c, struct vector_index_state *state, struct err *err)
 {
-    enum err_code rc = sweep(c, err);
-    if (!rc) rc = make_graph(c, err);
+    enum err_code rc = make_graph(c, err);
     if (!rc) rc = copy_nodes(c, err);
     if (!rc) rc = carry_state(c, state, err);
     if (rc) return rc;
