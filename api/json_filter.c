@@ -411,7 +411,12 @@ enum err_code json_filter(struct json_scan *s, const char *options, const struct
     /* First all of it for its syntax: below nothing is left of that to fail, and an error cannot
      * hide that the text is no JSON at all. */
     struct json_scan behind = *s;
+    *filter = NULL;
     enum err_code rc = json_scan_value(&behind, &raw, err);
+    if (!rc && json_text_is(&raw, "null")) {
+        *s = behind;
+        return ERR_OK;
+    }
     if (!rc) rc = scan_filter(&p, &tree);
     if (!rc) rc = filter_compile(tree, options, s->arena, filter, err);
     if (!rc) *s = behind;

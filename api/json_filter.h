@@ -9,7 +9,7 @@
 #include "api/json_scan.h"
 #include "storage/filter/filter.h"
 
-/* One value of a request.  The filter lies in the scanner's arena and borrows the text.  `options`:
+/* One value of a request; null: *filter is NULL.  The filter lies in the scanner's arena and borrows the text.  `options`:
  * those of the database's schema, may be NULL.  ERR_INVALID_FILTER, ERR_INVALID_JSON, ERR_NOMEM. */
 MUST_CHECK enum err_code json_filter(struct json_scan *s, const char *options,
                                      const struct filter **filter, struct err *err);

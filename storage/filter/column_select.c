@@ -37,9 +37,10 @@ enum column_kind column_kind_of(const struct filter *f, const struct leaf *leaf)
         return COLUMN_POINTS;
     case FILTER_TEXT:
         return COLUMN_WORDS;
-    case FILTER_CONTAINS:
     case FILTER_PREFIX:
     case FILTER_REGEX:
+        return COLUMN_SCALARS;
+    case FILTER_CONTAINS: /* elements are compared as times, parts as texts */
         return field->is_datetime ? COLUMN_KIND_COUNT : COLUMN_SCALARS;
     default:
         return field->is_datetime ? COLUMN_TIMES : COLUMN_SCALARS;

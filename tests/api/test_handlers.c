@@ -697,6 +697,8 @@ static void many_are_read_and_deleted_by_id(void **unused)
     post("/api/v1/databases/docs/vectors/delete", "{}");
     expect(&a, 400, "invalid_request");
     has("no \\\"ids\\\" and no \\\"filter\\\"");
+    post("/api/v1/databases/docs/vectors/delete", "{\"filter\":null}"); /* not: all */
+    expect(&a, 400, "invalid_request");
     post("/api/v1/databases/docs/vectors/delete", "{\"ids\":[1],\"filter\":{}}");
     expect(&a, 400, "invalid_request");
     post("/api/v1/databases/docs/vectors/delete", "{\"filter\":{\"$a\":1}}");

@@ -278,6 +278,17 @@ static void refusals_name_the_place_and_teach(void **state)
     }
 }
 
+static void null_is_no_filter(void **state)
+{
+    (void)state;
+    struct arena arena = {0};
+    struct err err;
+    const struct filter *filter = (const struct filter *)&arena;
+    CHECK_OK(compile(" null ", NULL, &arena, &filter, &err));
+    assert_null(filter);
+    arena_free(&arena);
+}
+
 static void broken_json_is_told_from_a_wrong_filter(void **state)
 {
     (void)state;
@@ -353,6 +364,7 @@ int main(void)
         cmocka_unit_test(places_and_texts),
         cmocka_unit_test(ids_can_be_filtered),
         cmocka_unit_test(refusals_name_the_place_and_teach),
+        cmocka_unit_test(null_is_no_filter),
         cmocka_unit_test(broken_json_is_told_from_a_wrong_filter),
         cmocka_unit_test(filters_have_limits),
     };

@@ -273,6 +273,10 @@ class Hostile(mutate.Judge):
                 pass
             ask("POST", "/search", {"data": row, "top_k": 1000})
             ask("GET", "/vectors?prefix=r&limit=50")
+            for _ in range(3):  # by metadata, filling a column, with it
+                ask("POST", "/count", {"filter": {"k": {"$prefix": "vv"}, "$id": {"$ne": 7}}})
+            ask("POST", "/search", {"data": row, "filter": {"k": {"$gt": "vvv"}}})
+            ask("POST", "/vectors/scroll", {"filter": {"$not": {"k": "v"}}, "limit": 50})
 
         read()
         ids = list(base.rows)[:40] + ["fresh one", "fresh " * 80, 5, 9999]
@@ -283,6 +287,7 @@ class Hostile(mutate.Judge):
         ask("POST", "/vectors", {"data": row})
         ask("POST", "/vectors/delete", {"ids": ids[::3]})
         ask("POST", "/flush", {})
+        ask("POST", "/vectors/delete", {"filter": {"k": {"$in": ["v", "vvvv", "vvvvvvvv"]}}})
         read()
         ask("POST", "/vectors/delete", {"ids": ids[1::3] + list(range(20000, 20030))})
         ask("POST", "/vectors/batch", {"vectors": [{"vector_id": i, "data": row}
