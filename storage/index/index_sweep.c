@@ -402,6 +402,7 @@ static void look_for_ruins(struct index_work *w, struct graph *g, const uint64_t
     struct vector_index *ix = w->ix;
     uint32_t nodes = atomic_load(&g->node_count), lost = 0, looked_at = 0;
     uint64_t rows = atomic_load(&w->db->live_count), random = nodes;
+    if (ix->metric == METRIC_DOT_PRODUCT) return; /* longer rows than itself are nearer to a row */
     for (int i = 0; i < 2 * SAMPLE && looked_at < SAMPLE && nodes && !work_is_cancelled(w); i++) {
         random = random * 6364136223846793005u + 1442695040888963407u;
         uint32_t node = (uint32_t)((random >> 33) % nodes);
