@@ -150,11 +150,11 @@ static void duplicates_row(const struct world *w, uint64_t number, struct random
         number < w->base_count ? number * 7919 % w->base_count : random_below(r, w->base_count);
     uint64_t group = place * 20000 / w->base_count / DUPLICATE_COPIES;
     if (place * 20000 / w->base_count >= copies) {
-        uniform_row(w, number, r, row);
+        mixture_row(w, number, r, row);
         return;
     }
     struct random of_group = random_stream(w->seed + 2, group);
-    uniform_row(w, number, &of_group, row);
+    mixture_row(w, number, &of_group, row);
     if (number < w->base_count) return;
     for (size_t i = 0; i < w->dimension; i++) /* a query near the copies */
         row[i] += (float)(0.02 * random_normal(r));
@@ -310,8 +310,8 @@ static const struct spec specs[] = {
     {"manhattan64", "64-d gaussian mixture, L1", METRIC_MANHATTAN, 64, 50000, 1000, centres_near,
      mixture_row},
     {"tight32", "100 tight clusters far apart, 32-d", L2, 32, 50000, 1000, centres_far, tight_row},
-    {"duplicates64", "20 groups of 500 equal rows among 20,000, 64-d", L2, 64, 20000, 1000, NULL,
-     duplicates_row},
+    {"duplicates64", "20 groups of 500 equal rows among 20,000, 64-d", L2, 64, 20000, 1000,
+     centres_near, duplicates_row},
     {"uniform64", "64-d uniform", L2, 64, 50000, 1000, NULL, uniform_row},
     {"lsa", "text: TF-IDF and SVD to 256-d", COSINE, 256, 57744, 2000, power_law, power_law_row},
     {"sparse512", "512-d, 24 words a row", COSINE, 512, 50000, 1000, NULL, sparse_row},
