@@ -381,7 +381,7 @@ static bool finds_itself(const struct index_work *w, struct graph *g, uint32_t n
     struct graph_found found;
     const struct slot *s;
     const float *row, *other;
-    if (!work_slot(w, node, &s) || s->death != SLOT_NEVER || !work_row(w, node, s, &row))
+    if (!work_slot(w, node, &s) || SLOT_GET(s->death) != SLOT_NEVER || !work_row(w, node, s, &row))
         return true;
     struct graph_query q = {.vector = row, .ef = EF, .hidden = UINT32_MAX};
     if (graph_search(g, &q, &found, &err)) return true;
