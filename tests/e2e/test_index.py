@@ -4,11 +4,13 @@ import time
 import numpy as np
 import pytest
 
-from harness import TIME_SCALE, Daemon, distances, plain, run_threads, scaled
+from harness import SANITIZER, TIME_SCALE, Daemon, distances, plain, run_threads, scaled
 from test_metrics import parse, value
 from test_search import check_results, close
 
-DIMENSION, ROWS, TOP_K = 64, 12000, 10
+DIMENSION, TOP_K = 64, 10
+# As many as make a graph by default; fewer, and a graph all the same, where the build is slow.
+ROWS, OPTIONS = (2400, {"index": {"type": "hnsw"}}) if SANITIZER else (12000, {})
 METRICS = ("cosine", "euclidean", "dot_product", "manhattan")
 pytestmark = pytest.mark.limit(180)
 
@@ -22,6 +24,10 @@ def make_rows(seed, count):
 
 
 STORED, QUERIES = make_rows(1, ROWS), make_rows(2, 100)
+
+
+def create(daemon, name, metric="euclidean", **options):
+    daemon.create(name, DIMENSION, metric, **{**OPTIONS, **options})
 
 
 def fill(daemon, name, rows=STORED, first=0, batch=2000):
@@ -62,7 +68,7 @@ def linked(tmp_path_factory):
     """A daemon with a linked database for each metric, called by it; tests do not change them."""
     one = Daemon(tmp_path_factory.mktemp("index") / "data").start()
     for metric in METRICS:
-        one.create(metric, DIMENSION, metric)
+        create(one, metric, metric)
         fill(one, metric)
     for metric in METRICS:
         one.wait_index(metric)
@@ -94,7 +100,7 @@ def test_exact_is_exact(linked, metric):
 @pytest.mark.parametrize("quantization, codec", [
     ("none", "float32"), ("int8", "int8"), ("binary", "binary")])
 def test_a_graph_on_any_codes_finds_them_too(daemon, quantization, codec):
-    daemon.create("x", DIMENSION, "cosine", quantization=quantization)
+    create(daemon, "x", "cosine", quantization=quantization)
     fill(daemon, "x")
     assert daemon.wait_index("x")["codec"] == codec
     # What recall takes how much is measured soon; a guess may be too low for one bit a number.
@@ -103,12 +109,12 @@ def test_a_graph_on_any_codes_finds_them_too(daemon, quantization, codec):
         assert time.monotonic() < deadline, "the effort is not measured"
         expected = search(daemon, "x", QUERIES[0], explain=True)["explain"]["expected_recall"]
     assert 0.94 <= expected <= 1
-    check_recall(daemon, "x", "cosine")
+    check_recall(daemon, "x", "cosine", 0.93)  # some hundred rows do not measure it to the percent
 
 
 def test_in_memory_it_is_the_same(daemons):
     daemon = daemons(persistence_type="in-memory")
-    daemon.create("x", DIMENSION)
+    create(daemon, "x")
     fill(daemon, "x")
     daemon.wait_index("x")
     check_recall(daemon, "x", "euclidean")
@@ -162,7 +168,7 @@ def test_small_and_flat_databases_say_exact(daemon):
 # ---- writes ----
 
 def test_every_row_is_found_by_the_next_search_linked_or_not(daemon):
-    daemon.create("x", DIMENSION, durability="periodic")
+    create(daemon, "x", durability="periodic")
     fill(daemon, "x", batch=1000)
     new = make_rows(3, scaled(900, 200))
 
@@ -189,7 +195,7 @@ def test_every_row_is_found_by_the_next_search_linked_or_not(daemon):
 
 
 def test_deleted_rows_vanish_at_once(daemon):
-    daemon.create("x", DIMENSION, durability="periodic")
+    create(daemon, "x", durability="periodic")
     fill(daemon, "x")
     daemon.wait_index("x")
     kept = dict(enumerate(STORED))
@@ -216,19 +222,20 @@ def test_deleted_rows_vanish_at_once(daemon):
 
 
 def test_searches_and_writes_side_by_side(daemon):
-    daemon.create("x", DIMENSION, durability="periodic")
-    fill(daemon, "x", STORED[:6000])
-    new, done = STORED[6000:], []
+    create(daemon, "x", durability="periodic")
+    half = ROWS // 2
+    fill(daemon, "x", STORED[:half])
+    new, done = STORED[half:], []
 
     def write():
         for at in range(0, len(new), 100):
-            daemon.put_rows("x", range(6000 + at, 6000 + at + 100), new[at:at + 100])
+            daemon.put_rows("x", range(half + at, half + at + 100), new[at:at + 100])
         done.append(True)
 
     def look(seed):
         random = np.random.default_rng(seed)
         while not done:
-            i = plain(random.integers(6000))
+            i = plain(random.integers(half))
             hits = search(daemon, "x", STORED[i])["results"]
             assert len(hits) == TOP_K
             assert (hits[0]["vector_id"], hits[0]["distance"]) == (i, 0)
@@ -242,7 +249,7 @@ def test_searches_and_writes_side_by_side(daemon):
 
 def test_a_restart_keeps_the_graph(daemons):
     daemon = daemons()
-    daemon.create("x", DIMENSION)
+    create(daemon, "x")
     fill(daemon, "x")
     before = daemon.wait_index("x")
     assert daemon.get("/databases/x").json()["index_state"]["state"] == "ready"
@@ -258,15 +265,16 @@ def test_a_restart_keeps_the_graph(daemons):
 
 def test_a_crash_loses_no_row_of_the_graph(daemons):
     daemon = daemons()
-    daemon.create("x", DIMENSION)
-    fill(daemon, "x", STORED[:10000])
+    create(daemon, "x")
+    flushed = ROWS * 5 // 6
+    fill(daemon, "x", STORED[:flushed])
     daemon.wait_index("x")
     daemon.post("/storage/flush")
-    fill(daemon, "x", STORED[10000:], first=10000, batch=500)
+    fill(daemon, "x", STORED[flushed:], first=flushed, batch=500)
     gone = list(range(0, 1000, 3))
     daemon.post("/databases/x/vectors/delete", {"ids": gone})
     daemon.restart(kill=True)
-    for i in [*range(1, 12000, 301), ROWS - 1]:
+    for i in [*range(1, ROWS, 301), ROWS - 1]:
         hit = search(daemon, "x", STORED[i], top_k=1)["results"][0]
         if i < 1000 and i % 3 == 0:
             assert hit["vector_id"] != i
@@ -336,7 +344,7 @@ def test_metrics_tell_strategies_and_what_is_pending(linked):
 
 def test_live_searches_are_measured_again_in_idle_time(daemon):
     """Some of them are done again exactly; that takes idle time, so this goes on searching."""
-    daemon.create("watched", DIMENSION, "cosine")
+    create(daemon, "watched", "cosine")
     fill(daemon, "watched")
     index, deadline = daemon.wait_index("watched"), time.monotonic() + 60 * TIME_SCALE
     assert index["recall_estimate"] is None and index["recall_samples"] == 0
