@@ -34,6 +34,7 @@ from harness import Daemon  # noqa: E402
 
 SYNC_INTERVAL_MS = 1000  # if nothing else is said
 PATIENCE_MS = 500 * harness.TIME_SCALE  # for the sync itself, on a machine that has other work
+GRAPH_DIMENSION = 6  # of databases that are searched by a graph
 START_S = 1 * harness.TIME_SCALE  # a start must not take longer, whatever the cut has left
 BROKEN_OFF = (OSError, http.client.HTTPException, ValueError)  # by a killed daemon
 
@@ -42,9 +43,12 @@ BROKEN_OFF = (OSError, http.client.HTTPException, ValueError)  # by a killed dae
 
 @functools.lru_cache(1 << 15)
 def row_text(stamp, vector_id, dimension):
-    """The row that operation `stamp` gave `vector_id`, in base64: any finite bit patterns."""
+    """The row that operation `stamp` gave `vector_id`, in base64: any finite bit patterns; in a graph
+    numbers whose squares are finite, too."""
     words = struct.unpack(f"<{dimension}I",
                           hashlib.shake_128(f"{stamp}/{vector_id}".encode()).digest(4 * dimension))
+    if dimension == GRAPH_DIMENSION:
+        words = [w & 0xbfffffff for w in words]
     finite = [w & 0xff7fffff if w & 0x7f800000 == 0x7f800000 else w for w in words]
     return base64.b64encode(struct.pack(f"<{dimension}I", *finite)).decode()
 
@@ -72,7 +76,7 @@ def dump_of(stamp, ids, dimension):
 
 # ---- operations ----
 #
-# ["create", dimension, durability]  ["drop"]  ["put", id, stamp]  ["batch", [id ...], stamp]
+# ["create", dimension, durability] (by a graph: "hnsw" behind them)  ["drop"]  ["put", id, stamp]  ["batch", [id ...], stamp]
 # ["delete", [id ...]]  ["restore", dimension, [id ...], stamp]  ["flush"]  ["flush all"]
 # ["compact"]; put, batch and delete may have "periodic" or "synced" behind them.
 
@@ -82,8 +86,9 @@ def request_of(name, op, dimension):
     base, kind = f"/api/v1/databases/{name}", op[0]
     query = f"?durability={op[-1]}" if op[-1] in ("periodic", "synced") else ""
     if kind == "create":
+        index = {"index": {"type": op[3]}} if len(op) > 3 else {}
         return "POST", base, {"dimension": op[1], "distance_metric": "euclidean",
-                              "durability": op[2]}
+                              "durability": op[2], **index}
     if kind == "drop":
         return "DELETE", base, None
     if kind == "put":

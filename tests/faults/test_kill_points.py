@@ -60,6 +60,20 @@ def compact_ops():
             w.delete("a", 100), w.compact("a"), w.put("a", 101, 1, 2, 3)]
 
 
+def linked_base_ops():
+    """A database that is large enough for a graph, and one that is not."""
+    return [w.create("a", index={"type": "hnsw"}), w.create("b", index={"type": "hnsw"}),
+            w.batch("a", range(1000, 1300), 1), w.batch("b", ["x", "y"], 1), w.Linked("a"),
+            w.flush(), w.put("a", 3, 3, 3, 3)]
+
+
+def linked_ops():
+    return [w.batch("a", range(1290, 1320), 2), w.Linked("a"), w.flush("a"),
+            w.delete_many("a", range(1000, 1040)), w.batch("a", range(2000, 2010), 3),
+            w.flush("a"), w.batch("b", range(290), 1), w.Linked("b"), w.flush(), w.compact("a"),
+            w.put("a", 4, 4, 4, 4)]
+
+
 def create_ops():
     return [w.create("c"), w.put("c", 1, 1, 1, 1), w.create("d", 5), w.create("e")]
 
@@ -93,6 +107,7 @@ WORKLOADS = {
     "delete": (base_ops, delete_ops, {}),
     "checkpoint": (base_ops, checkpoint_ops, {}),
     "compact": (base_ops, compact_ops, {}),
+    "linked": (linked_base_ops, linked_ops, {}),
     "create": (base_ops, create_ops, {}),
     "drop": (base_ops, drop_ops, {}),
     "restore": (base_ops, restore_ops, {}),

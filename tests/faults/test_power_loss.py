@@ -60,6 +60,12 @@ WORKLOADS = {
         "durable_directory": True,
         "options": {"persistence_flush_interval_seconds": 1, "persistence_mode": "high_throughput"},
         "mix": {"batch": 6, "put": 4, "delete": 5, "flush": 5, "flush all": 2, "compact": 3}},
+    # Rows become linked in the background; whatever of that is in the file is a hint.
+    "linked": {
+        "databases": 2, "parts": 2, "operations": 90, "kills": 2, "ids": 560,
+        "durable_directory": True, "index": "hnsw", "pause_s": 1.2,
+        "options": {"persistence_flush_interval_seconds": 1},
+        "mix": {"batch": 10, "put": 2, "delete": 2, "flush": 4, "flush all": 1, "compact": 1}},
     "create, drop and restore": {
         "databases": 7, "parts": 1, "operations": 60, "kills": 1, "ids": 80, "durable_directory": True,
         "options": {"persistence_max_open_files": 5},
@@ -247,6 +253,10 @@ def work(recording, workload, clients, seed):
                 settle(recording, daemon, client.known, after_kill=True)
         else:
             harness.run_threads(threads)
+            if "index" in workload:
+                states = {daemon.get(f"/databases/db-{i}/stats").json()["index"]["state"]
+                          for i in range(workload["databases"])}
+                assert states & {"linking", "ready"}, f"no graph was made: {states}"
     killer.shim.disarm()
     if killer.shim.hits and not daemon.running():
         killer.collect(daemon)
@@ -263,8 +273,11 @@ def make_shared(recording, daemon, clients):
         for name, what in client.known.items():
             database = power_judge.database_of(name)
             if database not in op:
-                op[database] = ["create", client.dice.choice((3, 8, 24)),
-                                ("synced", "periodic")[len(op) % 2]]
+                index = client.workload.get("index")
+                op[database] = ["create",
+                                power_judge.GRAPH_DIMENSION if index else
+                                client.dice.choice((3, 8, 24)),
+                                ("synced", "periodic")[len(op) % 2], *([index] if index else [])]
             recording.mark("begin", name, op[database])
             what.begin(op[database])
     for database in op:

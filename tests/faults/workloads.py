@@ -4,8 +4,11 @@ A model is {database: {id: (bytes of the row, metadata)}}.  An operation says wh
 which models it may leave behind: `after` if it was acknowledged, any of `between` if it was not.
 """
 import copy
+import time
 
 import numpy as np
+
+from harness import TIME_SCALE
 
 DIMENSION = 3
 
@@ -80,11 +83,27 @@ def delete_many(database, ids):
     return Op("POST", f"/databases/{database}/vectors/delete", {"ids": list(ids)}, database, change)
 
 
-def create(database, dimension=DIMENSION):
+def create(database, dimension=DIMENSION, **options):
     def change(model):
         model[database] = {}
     return Op("POST", f"/databases/{database}",
-              {"dimension": dimension, "distance_metric": "euclidean"}, database, change)
+              {"dimension": dimension, "distance_metric": "euclidean", **options}, database, change)
+
+
+class Linked(Op):
+    """Wait until nothing waits to be linked in the search index."""
+
+    def __init__(self, database):
+        super().__init__("WAIT", f"/databases/{database}/stats")
+
+    def send(self, http):
+        deadline = time.monotonic() + 30 * TIME_SCALE
+        while True:
+            status, answer = http("GET", self.path, None)
+            if status != 200 or answer["index"]["state"] == "ready":
+                return status, answer
+            assert time.monotonic() < deadline, f"not linked: {answer}"
+            time.sleep(.01)
 
 
 def drop(database):
@@ -131,6 +150,20 @@ def rows_of(answer):
     return found
 
 
+def check_near(http, name, rows):
+    """However it is searched: what is found are rows, at their distances."""
+    for some in list(rows.values())[:1]:
+        query = np.frombuffer(some[0], "<f4") + np.float32(.25)
+        status, answer = http("POST", f"/databases/{name}/search",
+                              {"data": [float(x) for x in query], "top_k": 4})
+        assert status == 200, (name, answer)
+        found = answer["results"]
+        assert len(found) == min(4, len(rows)), f"{name}: a search finds {answer}"
+        for one in found:
+            away = np.frombuffer(rows[one["vector_id"]][0], "<f4").astype(float) - query
+            assert abs(one["distance"] - np.sqrt(away @ away)) < 1e-5, f"{name}: {one} is not there"
+
+
 def read_all(http):
     """The model of what is stored."""
     status, answer = http("GET", "/databases")
@@ -141,6 +174,7 @@ def read_all(http):
         status, rows = listing(name).send(http)
         assert status == 200, (name, rows)
         model[name] = rows_of(rows)
+        check_near(http, name, model[name])
         assert database["vector_count"] == len(model[name]), f"{name}: the count is wrong"
     return model
 
