@@ -35,6 +35,13 @@ COUNTS = fields("live_count 0 Q, dead_count 8 Q, next_id 16 Q, records_bytes 24 
                 "index_root 52 I, index_levels 56 I, index_nodes 60 I")
 REGION = fields("name 0 16s, is_mutable 16 I, extent_count 20 I, cell_bytes 24 Q, unit_cells 32 I,"
                 "reserved 36 I")
+INDEX = fields("codec 0 I, degree 4 I, ef_construction 8 I, seed 12 I, gain 16 I, reach2 20 I,"
+               "node_count 24 I, linked_count 28 I, reuse_lsn 32 Q, effort_rows 40 Q,"
+               "effort_queries 48 I, step_count 52 I, mean_count 56 I, pivot_count 60 I,"
+               "extra_count 64 I, aside_count 68 I, run_count 72 I, reserved 76 I")
+INDEX_HEAD = 80  # arrays of words follow
+GRAPH_NODE = fields("head 0 I, check 4 I, first 8 I, second 12 I, last 124 I")
+CODE_TAIL = fields("scale 0 I, norm2 4 I, sum 8 I, row_norm2 12 I, generation 16 I")
 SLOT = fields("key 0 Q, birth 8 Q, death 16 Q, expires_at_ms 24 Q, record_at 32 Q, text_bytes 40 I,"
               "replaced 44 I, next_dead 48 I, generation 52 I, row_crc 56 I,"
               "replaced_generation 60 I")
@@ -161,6 +168,38 @@ class Jvdb(Bytes):
     def nodes(self):
         return [self.place("id_index", i)
                 for i in range(self.get(self.counts_at, COUNTS, "index_nodes"))]
+
+    def graph_nodes(self):
+        """Places of the links of all nodes of the search index."""
+        if "index" not in self.records:
+            return []
+        at = self.records["index"][1]
+        return [self.place("links", i) for i in range(self.get(at, INDEX, "node_count"))]
+
+    def seal_node(self, i):
+        """The checksum of the links of node i."""
+        place, slot = self.place("links", i), self.slots()[i]
+        seed = self.get(self.records["index"][1], INDEX, "seed")
+        words = struct.pack("<4I", seed, i, self.get(slot, SLOT, "generation"),
+                            self.get(place, GRAPH_NODE, "head"))
+        size = self.shapes["links"][0]
+        self.put(place, GRAPH_NODE, "check",
+                 crc32c(self.cut(place + 8, size - 8), crc32c(words)))
+
+    def code_tail(self, i):
+        """Place of the tail of the code of node i: int8, as many bytes as numbers."""
+        dimension = self.get(self.records["schema"][1], SCHEMA, "dimension")
+        codec = self.get(self.records["index"][1], INDEX, "codec")
+        code = {0: up(dimension, 64), 1: up(dimension, 64) // 8, 2: 4 * up(dimension, 16)}[codec]
+        return self.place("codes", i) + code
+
+    def seal_code(self, i):
+        tail = self.code_tail(i)
+        seed = self.get(self.records["index"][1], INDEX, "seed")
+        place = self.place("codes", i)
+        struct.pack_into("<I", self.data, tail + 20,
+                         crc32c(self.cut(place, tail + 20 - place),
+                                crc32c(struct.pack("<2I", seed, i))))
 
     def record_places(self):
         """(offset in the region, place in the file) of every record that lies in one extent."""

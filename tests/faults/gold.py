@@ -17,6 +17,7 @@ import disk_format as df
 import harness
 
 PAGE = 1000
+NEAR = 9
 PAGES_MAX = 20
 
 
@@ -26,6 +27,7 @@ class Base:
     def __init__(self, name, dimension, metric, seed):
         self.name, self.dimension, self.metric = name, dimension, metric
         self.random = np.random.default_rng(seed)
+        self.has_graph = name == "linked"
         self.rows = {}   # id -> (float32 bytes, metadata)
         self.asked = []  # ids that are asked for one by one
 
@@ -53,10 +55,15 @@ def path_of(vector_id):
 def questions(base):
     """(what, method, path, body) of what is asked of a database besides its pages."""
     query = np.random.default_rng(7).standard_normal((2, base.dimension), np.float32)
+    exact = {"params": {"exact": True}} if base.has_graph else {}
     yield "info", "GET", f"/databases/{base.name}", None
     for i in (0, 1):
         yield f"search {i}", "POST", f"/databases/{base.name}/search", json.dumps(
-            {"data": [float(x) for x in query[i]], "top_k": 12, "include": ["metadata", "data"]})
+            {"data": [float(x) for x in query[i]], "top_k": 12, "include": ["metadata", "data"],
+             **exact})
+        if base.has_graph:
+            yield f"near {i}", "POST", f"/databases/{base.name}/search", json.dumps(
+                {"data": [float(x) for x in query[i]], "top_k": NEAR, "include": ["data"]})
     for vector_id in base.asked:
         yield f"get {vector_id}", "GET", f"/databases/{base.name}/vectors/{path_of(vector_id)}", None
     yield "count", "POST", f"/databases/{base.name}/count", "{}"
@@ -73,7 +80,18 @@ def essence(what, status, body):
                                           "durability", "initial_capacity")}
     if what.startswith("search"):
         return json.loads(body)["results"]
+    if what.startswith("near"):
+        return frozenset((one["vector_id"], harness.bits(one["data"]))
+                         for one in json.loads(body)["results"])
     return body
+
+
+def agrees(what, known, seen):
+    """Is the essence of an answer one that a state allows?  A search by a graph, whatever is wrong
+    with the graph, finds rows of the state, and as many as were asked for."""
+    if what.startswith("near"):
+        return seen <= known and len(seen) == min(NEAR, len(known))
+    return known == seen
 
 
 class Client:
@@ -125,13 +143,15 @@ class Gold:
     def make_bases(self):
         for i, (name, dimension, metric) in enumerate((
                 ("empty", 3, "cosine"), ("tiny", 1, "manhattan"), ("mixed", 17, "cosine"),
-                ("wide", 300, "dot_product"), ("many", 8, "euclidean"), ("texts", 4, "euclidean"))):
+                ("wide", 300, "dot_product"), ("many", 8, "euclidean"), ("texts", 4, "euclidean"),
+                ("linked", 40, "euclidean"))):
             self.bases[name] = Base(name, dimension, metric, i)
 
     def first_rows(self, daemon):
         b = self.bases
         for base in b.values():
-            daemon.create(base.name, base.dimension, base.metric)
+            index = {"index": {"type": "hnsw"}} if base.has_graph else {}
+            daemon.create(base.name, base.dimension, base.metric, **index)
         b["tiny"].put(daemon, [1, 2, 9])
         b["mixed"].put(daemon, [i if i % 3 else f"row {i}" for i in range(1, 61)],
                        [{"n": i, "text": "x" * (i * 7 % 90)} for i in range(60)])
@@ -140,6 +160,8 @@ class Gold:
         b["many"].put(daemon, list(range(1000, 2200)),
                       [{"n": f"{i:023}"} for i in range(1200)])
         b["texts"].put(daemon, [f"{i:04} " + "long text id " * (i % 39) for i in range(200)])
+        b["linked"].put(daemon, list(range(320)))
+        daemon.wait_index("linked")
 
     def second_rows(self, daemon):
         b = self.bases
@@ -150,6 +172,9 @@ class Gold:
         b["many"].delete(daemon, list(range(2000, 2100)))
         b["tiny"].put(daemon, [2, "two"], [{"a": 1}, {"b": 2}])
         b["texts"].delete(daemon, list(b["texts"].rows)[50:60])
+        b["linked"].put(daemon, list(range(310, 340)))
+        b["linked"].delete(daemon, list(range(20, 40)))
+        daemon.wait_index("linked")
 
     def third_rows(self, daemon):
         b = self.bases
@@ -191,6 +216,10 @@ class Gold:
         found = {}
         for what, status, body in client.interview(base):
             found[what] = essence(what, status, body)
+            if what.startswith("near"):
+                every = frozenset((vector_id, row) for vector_id, (row, _) in base.rows.items())
+                assert agrees(what, every, found[what]), (what, body)
+                found[what] = every
         client.close()
         return found
 
@@ -215,6 +244,9 @@ class Gold:
         write("wide", wide.put, [500, 501])
         write("wide", wide.delete, [160])
         write("wide", wide.put, [502, "text"], [{"m": 1}, {"m": 2}])
+        linked = self.bases["linked"]
+        write("linked", linked.put, [7, 8, 900])
+        write("linked", linked.delete, [9, 900])
         write("mixed", mixed.put, ["row 3", 88, "logged"], [{"a": 1}, {"b": "q" * 300}, {}])
         before = (self.crashed / "mixed.jvdb").read_bytes()
         logs = {p.name: p.read_bytes() for p in self.crashed.glob("mixed.wal.*")}
@@ -234,7 +266,7 @@ def leave_checkpoint(directory, name, before, after):
     new = df.Jvdb(after)
     old = df.Jvdb(before)
     before = before.ljust(len(after), b"\0")
-    immutable = {block for region in ("vectors", "records") if region in new.extents
+    immutable = {block for region in ("vectors", "records", "codes", "links") if region in new.extents
                  for e, at in enumerate(new.extents[region])
                  for block in range(at // df.BLOCK, (at + extent_bytes(new, region, e)) // df.BLOCK)}
     changed = []

@@ -35,7 +35,7 @@ class Forgery:
     @staticmethod
     def weight(path):
         if path.name.endswith(".jvdb"):
-            return 14
+            return 40 if path.name == "linked.jvdb" else 14
         if path.name == ".catalog":
             return 6
         if path.name.endswith(".ckpt"):
@@ -81,6 +81,8 @@ class Forgery:
         rng = self.rng
         kinds = {"superblock": 8, "manifest": 12, "slots": 16, "nodes": 16, "records": 12,
                  "rows": 4, "chain": 6, "copy": 4}
+        if "index" in file.records:
+            kinds = {"index": 12, "links": 20, "codes": 10, "slots": 4, "manifest": 4}
         self.kind = rng.choices(list(kinds), list(kinds.values()))[0]
         getattr(self, "forge_" + self.kind)(file)
 
@@ -201,11 +203,51 @@ class Forgery:
         self.note += f" {size} bytes at {source} to {target};"
         return file.seal([target])
 
+    def forge_index(self, file):
+        """The record of the search index: its head, and the words behind it."""
+        at = file.records["index"][1]
+        words = (file.get(at - 24, df.MANIFEST_RECORD, "bytes") - df.INDEX_HEAD) // 4
+        for _ in self.several():
+            if self.rng.random() < 0.6:
+                self.hit(file, at, df.INDEX)
+            else:
+                places = [at + df.INDEX_HEAD + 4 * i for i in range(words)]
+                self.hit(file, self.rng.choice(places), df.fields("word 0 I"), None, places)
+        file.seal()
+
+    def forge_links(self, file):
+        """Of some nodes, with right checksums: to anywhere, in circles, rings that never end."""
+        rng, nodes = self.rng, file.graph_nodes()
+        size = file.shapes["links"][0] // 4 - 2
+        for i in rng.sample(range(len(nodes)), rng.choice((1, 3, 20, len(nodes)))):
+            degree = rng.choice((0, 1, 2, size, 255, rng.randrange(256)))
+            flags = rng.choice((0x200, 0x600, 0x600, 0x400, 0, 0x300, 0x700, rng.randrange(1 << 32)))
+            file.put(nodes[i], df.GRAPH_NODE, "head", degree | flags)
+            to = rng.choice((lambda: i, lambda: (i + 1) % len(nodes), lambda: i ^ 1,
+                             lambda: rng.randrange(len(nodes)), lambda: rng.randrange(1 << 32),
+                             lambda: len(nodes) + rng.randrange(3)))
+            for k in range(size):
+                file.data[nodes[i] + 8 + 4 * k:nodes[i] + 12 + 4 * k] = to().to_bytes(4, "little")
+            file.seal_node(i)
+            self.note += f" links of {i}: {degree | flags:#x};"[:40]
+
+    def forge_codes(self, file):
+        rng, count = self.rng, len(file.graph_nodes())
+        for i in rng.sample(range(count), rng.choice((1, 3, 20, count))):
+            value = rng.choice((np.nan, np.inf, -np.inf, 3.4e38, -1.0, 0.0, 1e-45))
+            at = file.code_tail(i) + 4 * rng.randrange(4)
+            file.data[at:at + 4] = np.float32(value).tobytes()
+            if rng.random() < 0.5:
+                file.data[file.place("codes", i) + rng.randrange(32)] ^= 255
+            file.seal_code(i)
+            self.note += f" code of {i} with {value};"[:40]
+
     def forge_wal(self, file):
         self.kind = "log"
         rng, records = self.rng, file.records()
         name = mutate.owner(self.file)
-        dimension = {"empty": 3, "tiny": 1, "mixed": 17, "wide": 300, "many": 8, "texts": 4}[name]
+        dimension = {"empty": 3, "tiny": 1, "mixed": 17, "wide": 300, "many": 8, "texts": 4,
+                     "linked": 40}[name]
         for _ in self.several():
             roll = rng.random()
             if not records or roll < 0.25:
