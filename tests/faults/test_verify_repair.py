@@ -7,6 +7,7 @@ import subprocess
 
 import pytest
 
+import disk_format as df
 import faults
 import harness
 import jvdb
@@ -447,3 +448,59 @@ def test_accept_refuses_what_it_cannot_make_right(daemons, whole, tmp_path):
     path.write_bytes(bytes(path.stat().st_size))
     assert "repair" in cli("accept", "docs", "--data", tmp_path / "data", status=1)
     assert not list((tmp_path / "data").glob("*~*"))
+
+
+def flip_cells(path, region, cells):
+    """One byte in each of some cells of the search index."""
+    data = bytearray(path.read_bytes())
+    file = df.Jvdb(data)
+    for cell in cells:
+        data[file.place(region, cell) + 9] ^= 4
+    path.write_bytes(data)
+
+
+def test_damage_of_the_search_index_is_told_and_costs_no_row(daemons):
+    daemon = daemons(persistence_flush_interval_seconds=3600)
+    daemon.create("docs", DIMENSION, index={"type": "hnsw"})
+    daemon.put_rows("docs", range(400), harness.random_rows(1, 400, DIMENSION))
+    daemon.wait_index("docs")
+    daemon.post("/databases/docs/flush")
+    path, rows = daemon.directory / "docs.jvdb", daemon.rows("docs")
+
+    def verified(bad):
+        answer = daemon.post("/databases/docs/verify").json()
+        assert answer["ok"] is True and answer["quarantined"] is False
+        assert answer["index_cells_checked"] == 800 and answer["index_cells_bad"] == bad, answer
+
+    verified(0)
+    flip_cells(path, "codes", (5, 6))
+    flip_cells(path, "links", (300,))
+    verified(3)
+    verified(0)  # memory had them right
+    daemon.stop()
+    flip_cells(path, "links", (7, 8, 9))
+    out = cli("verify", path)
+    assert "3 of 800 codes and links are bad" in out and " 0 errors" in out
+    assert json.loads(cli("verify", "--json", path))["index_cells_bad"] == 3
+    daemon.start()
+    assert daemon.rows("docs") == rows
+    assert daemon.wait_index("docs")["indexed_count"] == 400
+    daemon.restart()
+    assert daemon.rows("docs") == rows
+    assert daemon.wait_index("docs")["indexed_count"] == 400
+    verified(0)
+
+
+def test_what_is_linked_is_linked_after_a_restart(daemons):
+    daemon = daemons()
+    daemon.create("docs", DIMENSION, index={"type": "hnsw"})
+    daemon.put_rows("docs", range(5000), harness.random_rows(1, 5000, DIMENSION))
+    daemon.wait_index("docs")
+    daemon.restart()
+    daemon.rows("docs", limit=10)
+    index = daemon.get("/databases/docs/stats").json()["index"]
+    assert index["state"] == "ready" and index["indexed_count"] == 5000, index
+    daemon.restart(kill=True)  # nothing was written since
+    daemon.rows("docs", limit=10)
+    index = daemon.get("/databases/docs/stats").json()["index"]
+    assert index["state"] == "ready" and index["indexed_count"] == 5000, index
