@@ -113,10 +113,10 @@ struct disk_region {
 static_assert(sizeof(struct disk_region) == 40, "region");
 
 /* record "index", not required: what regions "codes" and "links" are part of.  Behind the struct
- * mean_count float32 (0 or the dimension), then slot numbers: pivot_count of entry points,
- * extra_count of those among them that nothing else leads to, aside_count of rows that have no
- * place in a graph; then run_count of struct disk_index_run, the rows that are not linked, and
- * step_count of struct disk_index_effort. */
+ * mean_count float32 (0 or the dimension), then slot numbers: pivot_count of entry points and
+ * extra_count of nodes that nothing else leads to; then struct disk_index_run: aside_run_count of
+ * rows that have no place in a graph and run_count of rows that are not linked; then step_count of
+ * struct disk_index_effort. */
 #define INDEX_RECORD "index"
 struct disk_index {
     uint32_t codec; /* enum codec_kind */
@@ -134,7 +134,7 @@ struct disk_index {
     uint32_t mean_count;
     uint32_t pivot_count;
     uint32_t extra_count;
-    uint32_t aside_count;
+    uint32_t aside_run_count;
     uint32_t run_count;
     uint32_t reserved;
 };

@@ -89,15 +89,14 @@ bool index_record_encode(const struct vector_index_state *state, uint32_t slot_c
         .mean_count = g->codec.mean ? g->codec.dimension : 0,
         .pivot_count = pivots ? pivots->count : 0,
         .extra_count = (uint32_t)state->extra_pivot_count,
-        .aside_count = (uint32_t)state->aside_count,
     };
     if (d.node_count > slot_count) d.node_count = slot_count;
     buf_add(out, &d, sizeof d);
     if (d.mean_count) buf_add(out, g->codec.mean, d.mean_count * sizeof(float));
     if (d.pivot_count) add_slots(out, pivots->nodes, d.pivot_count);
     add_slots(out, state->extra_pivots, d.extra_count);
-    add_slots(out, state->aside, d.aside_count);
-    bool good = add_runs(out, state->pending, state->pending_count, slot_count, &d.run_count);
+    bool good = add_runs(out, state->aside, state->aside_count, slot_count, &d.aside_run_count) &&
+                add_runs(out, state->pending, state->pending_count, slot_count, &d.run_count);
     if (d.step_count) add_effort(out, effort);
     if (!good || out->failed) return false;
     memcpy(out->data + start, &d, sizeof d);
@@ -131,8 +130,8 @@ static bool take_slots(struct cursor *c, size_t count, uint32_t bound, uint32_t 
     return true;
 }
 
-static bool take_runs(struct cursor *c, size_t count, uint32_t slot_count,
-                      struct vector_index_state *state)
+static bool take_runs(struct cursor *c, size_t count, uint32_t slot_count, uint32_t **slots,
+                      size_t *slots_count)
 {
     struct disk_index_run run;
     struct cursor again = *c;
@@ -144,13 +143,14 @@ static bool take_runs(struct cursor *c, size_t count, uint32_t slot_count,
         if (end > slot_count) return false;
     }
     if (all == 0) return true;
-    state->pending = mem_try(all * sizeof *state->pending);
-    if (!state->pending) return false;
+    *slots = mem_try(all * sizeof **slots);
+    if (!*slots) return false;
     for (size_t i = 0; i < count; i++) {
         if (!take(&again, &run, sizeof run)) return false;
         for (uint32_t k = 0; k < run.count; k++)
-            state->pending[state->pending_count++] = run.first + k;
+            (*slots)[(*slots_count)++] = run.first + k;
     }
+    *c = again;
     return true;
 }
 
@@ -193,7 +193,7 @@ static bool head_is_sane(const struct disk_index *d, uint32_t slot_count)
            d->ef_construction <= EF_MAX && d->seed != 0 && isfinite(d->gain) && d->gain > 0 &&
            isfinite(d->reach2) && d->reach2 >= 0 && d->node_count <= slot_count &&
            d->linked_count <= d->node_count && d->pivot_count <= PIVOTS_MAX &&
-           (d->pivot_count > 0 || d->linked_count == 0) && d->aside_count <= slot_count &&
+           (d->pivot_count > 0 || d->linked_count == 0) && d->aside_run_count <= slot_count &&
            d->run_count <= slot_count;
 }
 
@@ -209,13 +209,14 @@ bool index_record_decode(const uint8_t *bytes, size_t count, const struct schema
     r->node_count = d.node_count;
     r->linked_count = d.linked_count;
     r->state.reuse_lsn = d.reuse_lsn;
-    bool good = take_mean(&c, &d, schema, r) &&
-                take_slots(&c, d.pivot_count, d.node_count, &r->pivots, &r->pivot_count) &&
-                take_slots(&c, d.extra_count, d.node_count, &r->state.extra_pivots,
-                           &r->state.extra_pivot_count) &&
-                take_slots(&c, d.aside_count, slot_count, &r->state.aside, &r->state.aside_count) &&
-                take_runs(&c, d.run_count, slot_count, &r->state) &&
-                take_effort(&c, &d, &r->state.effort) && c.at == c.end;
+    bool good =
+        take_mean(&c, &d, schema, r) &&
+        take_slots(&c, d.pivot_count, d.node_count, &r->pivots, &r->pivot_count) &&
+        take_slots(&c, d.extra_count, d.node_count, &r->state.extra_pivots,
+                   &r->state.extra_pivot_count) &&
+        take_runs(&c, d.aside_run_count, slot_count, &r->state.aside, &r->state.aside_count) &&
+        take_runs(&c, d.run_count, slot_count, &r->state.pending, &r->state.pending_count) &&
+        take_effort(&c, &d, &r->state.effort) && c.at == c.end;
     r->options = (struct graph_options){.codec = d.codec,
                                         .m = d.degree / 2 + 1,
                                         .ef_construction = d.ef_construction,

@@ -38,7 +38,7 @@ REGION = fields("name 0 16s, is_mutable 16 I, extent_count 20 I, cell_bytes 24 Q
 INDEX = fields("codec 0 I, degree 4 I, ef_construction 8 I, seed 12 I, gain 16 I, reach2 20 I,"
                "node_count 24 I, linked_count 28 I, reuse_lsn 32 Q, effort_rows 40 Q,"
                "effort_queries 48 I, step_count 52 I, mean_count 56 I, pivot_count 60 I,"
-               "extra_count 64 I, aside_count 68 I, run_count 72 I, reserved 76 I")
+               "extra_count 64 I, aside_run_count 68 I, run_count 72 I, reserved 76 I")
 INDEX_HEAD = 80  # arrays of words follow
 GRAPH_NODE = fields("head 0 I, check 4 I, first 8 I, second 12 I, last 124 I")
 CODE_TAIL = fields("scale 0 I, norm2 4 I, sum 8 I, row_norm2 12 I, generation 16 I")

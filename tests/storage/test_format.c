@@ -122,7 +122,7 @@ static const struct field fields[] = {
     FIELD(disk_index, mean_count),
     FIELD(disk_index, pivot_count),
     FIELD(disk_index, extra_count),
-    FIELD(disk_index, aside_count),
+    FIELD(disk_index, aside_run_count),
     FIELD(disk_index, run_count),
     FIELD(disk_index, reserved),
     FIELD(disk_index_run, first),

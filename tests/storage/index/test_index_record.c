@@ -40,14 +40,14 @@ static struct graph *some_graph(enum codec_kind codec)
 static void encode(struct graph *g, struct buf *out)
 {
     uint32_t pending[] = {399, 7, 8, 9, 350, 351, 7, 9, 0, 64, 63, 65, 128};
-    uint32_t aside[] = {20, 3};
+    uint32_t aside[] = {20, 3, 21};
     uint32_t extra[] = {5};
     struct vector_index_state state = {
         .graph = g,
         .pending = pending,
         .pending_count = sizeof pending / sizeof *pending,
         .aside = aside,
-        .aside_count = 2,
+        .aside_count = 3,
         .extra_pivots = extra,
         .extra_pivot_count = 1,
         .reuse_lsn = 123456789012,
@@ -79,8 +79,9 @@ static void what_goes_in_comes_out(void **state)
         assert_memory_equal(r.pivots, pivots->nodes, r.pivot_count * sizeof *r.pivots);
         assert_int_equal(r.state.pending_count, sizeof pending / sizeof *pending);
         assert_memory_equal(r.state.pending, pending, sizeof pending);
-        assert_int_equal(r.state.aside_count, 2);
-        assert_int_equal(r.state.aside[1], 3);
+        assert_int_equal(r.state.aside_count, 3);
+        assert_int_equal(r.state.aside[0], 3);
+        assert_int_equal(r.state.aside[2], 21);
         assert_int_equal(r.state.extra_pivot_count, 1);
         assert_int_equal(r.state.extra_pivots[0], 5);
         assert_int_equal(r.state.reuse_lsn, 123456789012);
@@ -165,8 +166,8 @@ static void a_head_that_makes_no_sense_is_refused(void **state)
     REFUSED(pivot_count, UINT32_MAX);
     REFUSED(extra_count, 2);
     REFUSED(extra_count, UINT32_MAX);
-    REFUSED(aside_count, 1);
-    REFUSED(aside_count, UINT32_MAX);
+    REFUSED(aside_run_count, 1);
+    REFUSED(aside_run_count, UINT32_MAX);
     REFUSED(run_count, right.run_count + 1);
     REFUSED(run_count, UINT32_MAX);
     assert_true(index_record_decode((uint8_t *)out.data, out.len, &schema, SLOTS, &r));
