@@ -452,11 +452,12 @@ def test_accept_refuses_what_it_cannot_make_right(daemons, whole, tmp_path):
 
 def flip_cells(path, region, cells):
     """One byte in each of some cells of the search index."""
-    data = bytearray(path.read_bytes())
-    file = df.Jvdb(data)
-    for cell in cells:
-        data[file.place(region, cell) + 9] ^= 4
-    path.write_bytes(data)
+    file = df.Jvdb(path.read_bytes())
+    with open(path, "r+b") as stream:  # in place: it may be mapped
+        for cell in cells:
+            at = file.place(region, cell) + 9
+            stream.seek(at)
+            stream.write(bytes([file.data[at] ^ 4]))
 
 
 def test_damage_of_the_search_index_is_told_and_costs_no_row(daemons):
