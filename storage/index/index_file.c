@@ -175,6 +175,18 @@ out:
     return rc;
 }
 
+/* Nobody can see rows that had ended by the checkpoint.  And they cannot be read: before a crash
+ * their slots may have been written to for rows of which the log knows nothing. */
+static void drop_ended(struct store *store, struct vector_index_state *state)
+{
+    size_t kept = 0;
+    for (size_t i = 0; i < state->pending_count; i++) {
+        const struct slot *s = jvdb_file_read(&store->file, REGION_SLOTS, state->pending[i]);
+        if (!s || s->death == SLOT_NEVER) state->pending[kept++] = state->pending[i];
+    }
+    state->pending_count = kept;
+}
+
 void index_file_open(struct store *store, const char *name, int fd, const struct schema *schema,
                      const struct manifest *m)
 {
@@ -188,10 +200,12 @@ void index_file_open(struct store *store, const char *name, int fd, const struct
                     name);
         return;
     }
-    if (open_graph(store, fd, schema, &r, slot_count, &r.state.graph, &err))
+    if (open_graph(store, fd, schema, &r, slot_count, &r.state.graph, &err)) {
         log_warning("database \"%s\": its search index is built anew: %s", name, err.msg);
-    else
+    } else {
+        drop_ended(store, &r.state);
         vector_index_adopt(store->vectors, &r.state, store->file.checkpoint_lsn, slot_count);
+    }
     /* Whatever comes now is more than the file has. */
     atomic_store(&store->saved_head, atomic_load(&store->vectors->head));
     atomic_store(&store->saved_seed, r.options.seed);
