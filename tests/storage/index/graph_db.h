@@ -147,6 +147,8 @@ static inline void graph_db_link(struct database *db, enum codec_kind codec)
             graph_db_link_slot(db, g, slot);
         graph_choose_pivots(g, NULL, NULL, 0);
         struct graph *old = atomic_exchange(&ix->graph, NULL);
+        vector_index_retire(atomic_exchange(&ix->aside, NULL));
+        vector_index_retire(atomic_exchange(&ix->extra, NULL));
         atomic_store(&ix->head, atomic_load(&ix->tail));
         atomic_store(&ix->encoded, atomic_load(&ix->tail));
         atomic_store(&ix->lost, false);
