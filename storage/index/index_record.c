@@ -150,7 +150,6 @@ static bool take_runs(struct cursor *c, size_t count, uint32_t slot_count, uint3
         for (uint32_t k = 0; k < run.count; k++)
             (*slots)[(*slots_count)++] = run.first + k;
     }
-    *c = again;
     return true;
 }
 

@@ -76,9 +76,9 @@ def dump_of(stamp, ids, dimension):
 
 # ---- operations ----
 #
-# ["create", dimension, durability] (by a graph: "hnsw" behind them)  ["drop"]  ["put", id, stamp]  ["batch", [id ...], stamp]
+# ["create", dimension, durability]  ["drop"]  ["put", id, stamp]  ["batch", [id ...], stamp]
 # ["delete", [id ...]]  ["restore", dimension, [id ...], stamp]  ["flush"]  ["flush all"]
-# ["compact"]; put, batch and delete may have "periodic" or "synced" behind them.
+# ["compact"]; put, batch and delete may have "periodic" or "synced" behind them, create "hnsw".
 
 def request_of(name, op, dimension):
     """(method, path, body)"""
