@@ -303,6 +303,13 @@ static float augmented(const struct codec_query *q, float row_norm2)
     return rest > 0 ? sqrtf(rest) : 0;
 }
 
+/* `restrict`, for bytes may be anything's: without it each store is followed by a load of `n`. */
+static void to_signed(int8_t *restrict to, const uint8_t *restrict from, size_t n)
+{
+    for (size_t i = 0; i < n; i++)
+        to[i] = (int8_t)(from[i] ^ 0x80);
+}
+
 void codec_query_from_cell(const struct codec *c, struct codec_query *q, const uint8_t *cell)
 {
     const struct code_tail *tail = codec_tail(c, cell);
@@ -315,8 +322,7 @@ void codec_query_from_cell(const struct codec *c, struct codec_query *q, const u
     }
     switch (c->kind) {
     case CODEC_INT8:
-        for (size_t i = 0; i < c->padded; i++)
-            code[i] = (int8_t)(cell[i] ^ 0x80);
+        to_signed(code, cell, c->padded);
         q->bias = 128 * tail->sum;
         break;
     case CODEC_BINARY:
