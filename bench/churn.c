@@ -6,8 +6,9 @@
  * A database holds half of the rows of a set.  In each round a tenth of the live rows, chosen at
  * random, is deleted, and as many new ones are inserted, one request each, while another thread
  * searches.  Told after each round: recall next to that of a fresh database of the same rows at the
- * same ef, how many live rows a search for themselves does not find ("lost"), and the longest
- * request of each kind next to the latest waking of an idle thread, which is the machine's doing.
+ * same ef, how many live rows a search for themselves does not find ("lost") at once and when the
+ * index has looked for them in idle time ("audited"), and the longest request of each kind next to
+ * the latest waking of an idle thread, which is the machine's doing.
  */
 #include <pthread.h>
 #include <stdatomic.h>
@@ -190,10 +191,14 @@ static void judge(struct churn *c, int round, double took)
         fprintf(stderr, "  ef %u %.4f (fresh %.4f)", ef, a, b);
     }
     double by_default = measure_recall(&aged, &c->set, &c->truth, K, 0, threads);
-    size_t lost = count_lost(c, 0), lost_80 = count_lost(c, 80);
-    printf(",\"default_recall\":%.4f,\"lost_default\":%zu,\"lost_80\":%zu", by_default, lost,
-           lost_80);
-    fprintf(stderr, "  default %.4f  lost %zu, %zu with ef 80", by_default, lost, lost_80);
+    size_t lost = count_lost(c, 0);
+    store_rest(&c->store);
+    size_t after = count_lost(c, 0), after_80 = count_lost(c, 80);
+    printf(",\"default_recall\":%.4f,\"lost_default\":%zu,\"lost_default_audited\":%zu,"
+           "\"lost_80_audited\":%zu",
+           by_default, lost, after, after_80);
+    fprintf(stderr, "  default %.4f  lost %zu, audited %zu, %zu with ef 80", by_default, lost,
+            after, after_80);
     if (round > 0) {
         double put = 1e3 * bench_quantile(&c->puts, 1), gone = 1e3 * bench_quantile(&c->deletes, 1),
                found = 1e3 * bench_quantile(&c->searches, 1),

@@ -2,12 +2,12 @@
  * robust.c - data that break proximity graphs: equal rows, one row in the middle of all others,
  * clusters that arrive one after the other or lie far apart; next to hnswlib.
  *
- *   robust [--wait=SECONDS] [options of args.h]
+ *   robust [options of args.h]
  *
  * Recall counts by distance.  "self" is the part of the rows that a search for their own numbers
  * finds (or finds a row that is equal).  Databases are made with a graph whatever their size.  They
- * are judged when all rows are linked, and again some seconds later: the index looks in the
- * background for rows that cannot be reached, and mends or makes anew.
+ * are judged when all rows are linked, and again when the index has done what it leaves for idle
+ * times: it looks for rows that are not found, and mends or makes anew.
  */
 #include <math.h>
 #include <stdatomic.h>
@@ -19,8 +19,8 @@
 #include "bench/support/store.h"
 #include "storage/base/parallel.h"
 
-enum { K = 10, SELF_ROWS_MAX = 20000, WAIT_S = 20 };
-static const uint32_t efforts[] = {40, 160};
+enum { K = 10, SELF_ROWS_MAX = 20000 };
+static const uint32_t efforts[] = {0, 40, 160}; /* 0: what the database chooses */
 enum { EFFORTS = sizeof efforts / sizeof *efforts };
 
 /* ---- does every row find itself? ---- */
@@ -65,12 +65,12 @@ static double self_recall(const struct subject *subject, const struct dataset *s
 /* ---- one set ---- */
 
 static void judge(const struct subject *s, const struct dataset *set, const struct truth *truth,
-                  const char *codec, double after_s, int threads)
+                  const char *codec, const char *state, int threads)
 {
     printf("{\"bench\":\"robust\",\"set\":\"%s\",\"rows\":%zu,\"subject\":\"%s\",\"codec\":\"%s\","
-           "\"after_s\":%.0f",
-           set->name, set->base_count, s->name, codec, after_s);
-    fprintf(stderr, "%-13s %-9s %-8s %3.0f s", set->name, s->name, codec, after_s);
+           "\"state\":\"%s\"",
+           set->name, set->base_count, s->name, codec, state);
+    fprintf(stderr, "%-13s %-9s %-8s %-7s", set->name, s->name, codec, state);
     for (size_t i = 0; i < EFFORTS; i++) {
         double recall = measure_recall(s, set, truth, K, efforts[i], threads);
         double self = self_recall(s, set, efforts[i], threads);
@@ -82,7 +82,7 @@ static void judge(const struct subject *s, const struct dataset *set, const stru
     fflush(stdout);
 }
 
-static void one_set(const struct bench_args *args, const char *name, double wait_s)
+static void one_set(const struct bench_args *args, const char *name)
 {
     const int threads = args->options.threads;
     const struct index_options index = {.kind = INDEX_GRAPH};
@@ -93,15 +93,12 @@ static void one_set(const struct bench_args *args, const char *name, double wait
     bench_make_set(args, name, &set);
     truth_of(&truth, &set, K, args->cache_dir, threads);
     subject_database(&ours, &set, &index, &cost);
-    judge(&ours, &set, &truth, cost.codec, 0, threads);
-    if (wait_s > 0) {
-        bench_sleep(wait_s);
-        store_settle(subject_database_store(&ours));
-        judge(&ours, &set, &truth, cost.codec, wait_s, threads);
-    }
+    judge(&ours, &set, &truth, cost.codec, "linked", threads);
+    store_rest(subject_database_store(&ours));
+    judge(&ours, &set, &truth, cost.codec, "audited", threads);
     subject_database_free(&ours);
     subject_hnswlib(&theirs, &set, &(struct subject_options){.threads = 1}, &cost);
-    judge(&theirs, &set, &truth, cost.codec, 0, threads);
+    judge(&theirs, &set, &truth, cost.codec, "linked", threads);
     subject_hnswlib_free(&theirs);
     truth_free(&truth);
     dataset_free(&set);
@@ -110,17 +107,13 @@ static void one_set(const struct bench_args *args, const char *name, double wait
 int main(int argc, char **argv)
 {
     struct bench_args args;
-    const char *value;
-    double wait_s = WAIT_S;
     bench_args_init(&args);
     for (int i = 1; i < argc; i++) {
-        if ((value = bench_value(argv[i], "--wait")))
-            wait_s = atof(value);
-        else if (!bench_args_take(&args, argv[i]))
-            bench_fail("usage: robust [--wait=SECONDS] [options]\n" BENCH_ARGS_HELP);
+        if (!bench_args_take(&args, argv[i]))
+            bench_fail("usage: robust [options]\n" BENCH_ARGS_HELP);
     }
     const char *at = args.sets ? args.sets : "duplicates64,zero64,ordered32,tight32";
     for (char name[64]; bench_next_name(&at, name);)
-        one_set(&args, name, wait_s);
+        one_set(&args, name);
     return 0;
 }

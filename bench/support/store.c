@@ -164,6 +164,11 @@ double store_settle(struct bench_store *s)
     }
 }
 
+void store_rest(struct bench_store *s)
+{
+    service_settle_index(s->svc, s->db);
+}
+
 /* ---- searches ---- */
 
 size_t store_search(struct bench_store *s, const struct search_query *query, uint32_t *ids,

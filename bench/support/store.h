@@ -49,6 +49,9 @@ void store_delete(struct bench_store *s, uint64_t first, size_t count);
 /* Wait until nothing is left to be linked; seconds it took.  Ends the benchmark when
  * nothing has moved for five minutes. */
 double store_settle(struct bench_store *s);
+/* Until the index has nothing left to do, what it leaves for idle times included: it is audited and
+ * measured. */
+void store_rest(struct bench_store *s);
 void store_index_info(struct bench_store *s, struct vector_index_info *info);
 
 /* Ids of the k nearest.  `report` may be NULL. */

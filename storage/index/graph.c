@@ -457,7 +457,7 @@ void graph_choose_pivots(struct graph *g, const uint64_t *live, const uint32_t *
         uint32_t end = (uint32_t)((uint64_t)nodes * (i + 1) / wanted);
         for (uint32_t t = 0; t < TRIES && end > first; t++) {
             uint32_t node = first + (uint32_t)(next_random(&random) % (end - first));
-            if (!graph_is_linked(g, a, node) || (live && !graph_bit(live, node))) continue;
+            if (!graph_is_linked(g, a, node) || (live && !bits_has(live, node))) continue;
             chosen[count++] = node;
             break;
         }
@@ -466,7 +466,7 @@ void graph_choose_pivots(struct graph *g, const uint64_t *live, const uint32_t *
         chosen[count++] = extra[i];
     /* Few live ones among many dead: any of them will do. */
     for (uint32_t node = 0; node < nodes && count == 0; node++) {
-        if (graph_is_linked(g, a, node) && (!live || graph_bit(live, node))) chosen[count++] = node;
+        if (graph_is_linked(g, a, node) && (!live || bits_has(live, node))) chosen[count++] = node;
     }
     graph_set_pivots(g, chosen, count);
     mem_free(chosen);

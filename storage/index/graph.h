@@ -149,6 +149,11 @@ uint32_t graph_sweep(struct graph *g, const uint64_t *dead, uint32_t first, uint
 MUST_CHECK enum err_code graph_unreachable(struct graph *g, const uint64_t *live, uint32_t *nodes,
                                            uint32_t max, uint32_t *count, struct err *err);
 
+/* Owner or linker: a node that a search meets does not lead to `to`, which it was to find.  The
+ * first of `from` (nodes that it does meet, live, nearest first) that has room gets a link to `to`;
+ * if none has, the nearest one gives up its farthest link for it. */
+void graph_lead_to(struct graph *g, const uint32_t *from, uint32_t count, uint32_t to);
+
 /* ---- searching ---- */
 
 struct graph_query {

@@ -42,7 +42,7 @@ uint32_t graph_next_living_twin(const struct graph *g, const struct graph_arena 
                                 const uint64_t *dead, uint32_t node, uint32_t end)
 {
     uint32_t twin = graph_twin(graph_node(g, a, node), end), met = node;
-    for (uint32_t steps = 1; twin != NO_NODE && graph_bit(dead, twin); steps++) {
+    for (uint32_t steps = 1; twin != NO_NODE && bits_has(dead, twin); steps++) {
         if ((steps & (steps - 1)) == 0) met = twin; /* a wrong ring may never come back */
         twin = graph_twin(graph_node(g, a, twin), end);
         if (twin == node || twin == met) return NO_NODE;

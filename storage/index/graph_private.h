@@ -2,6 +2,7 @@
 #ifndef STORAGE_INDEX_GRAPH_PRIVATE_H
 #define STORAGE_INDEX_GRAPH_PRIVATE_H
 
+#include "storage/base/bits.h"
 #include "storage/index/graph.h"
 #include "storage/kernel/pool.h"
 
@@ -55,11 +56,6 @@ static inline bool graph_visit(struct graph_scratch *s, uint32_t node)
     bool is_new = s->visited[node] != s->visit;
     s->visited[node] = s->visit;
     return is_new;
-}
-
-static inline bool graph_bit(const uint64_t *bits, uint32_t i)
-{
-    return bits[i / 64] >> i % 64 & 1;
 }
 
 static inline void graph_prefetch(const void *p)

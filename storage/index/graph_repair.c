@@ -28,7 +28,7 @@ static void gather_kept(struct graph *g, const struct graph_arena *a, struct gra
     for (uint32_t i = 0; i < count; i++) {
         uint32_t link = links[i];
         if (!graph_visit(s, link)) continue;
-        if (graph_bit(r->dead, link)) {
+        if (bits_has(r->dead, link)) {
             r->changed = true;
             r->behind[r->behind_count++] = link;
             link = graph_next_living_twin(g, a, r->dead, link, r->end);
@@ -51,7 +51,7 @@ static void gather_behind(struct graph *g, const struct graph_arena *a, struct g
         uint32_t count = graph_links(g, graph_node(g, a, r->behind[i]), r->end, links);
         for (uint32_t k = 0; k < count && c->count < CANDIDATES_MAX; k++) {
             if (!graph_visit(s, links[k])) continue;
-            if (graph_bit(r->dead, links[k])) {
+            if (bits_has(r->dead, links[k])) {
                 if (r->behind_count < LOST_MAX) r->behind[r->behind_count++] = links[k];
                 continue;
             }
@@ -120,21 +120,13 @@ uint32_t graph_sweep(struct graph *g, const uint64_t *dead, uint32_t first, uint
     if (!a) return 0;
     if (nodes > a->capacity) nodes = a->capacity;
     for (uint32_t node = first; node < end && node < nodes; node++) {
-        if (graph_bit(dead, node) || !graph_is_linked(g, a, node)) continue;
+        if (bits_has(dead, node) || !graph_is_linked(g, a, node)) continue;
         changed += repair(g, a, dead, node, nodes, thorough);
     }
     return changed;
 }
 
 /* ---- nodes that nothing leads to ---- */
-
-static bool reach(uint64_t *reached, uint32_t node)
-{
-    uint64_t bit = (uint64_t)1 << node % 64;
-    if (reached[node / 64] & bit) return false;
-    reached[node / 64] |= bit;
-    return true;
-}
 
 enum err_code graph_unreachable(struct graph *g, const uint64_t *live, uint32_t *nodes,
                                 uint32_t max, uint32_t *count, struct err *err)
@@ -155,19 +147,67 @@ enum err_code graph_unreachable(struct graph *g, const uint64_t *live, uint32_t 
     }
     memset(reached, 0, words * sizeof *reached);
     for (uint32_t i = 0; pivots && i < pivots->count; i++)
-        if (pivots->nodes[i] < end && reach(reached, pivots->nodes[i]))
+        if (pivots->nodes[i] < end && bits_add(reached, pivots->nodes[i]))
             queue[waiting++] = pivots->nodes[i];
     while (waiting > 0) {
         uint32_t links[BATCH_MAX] UNINITIALIZED;
         uint32_t degree = graph_links(g, graph_node(g, a, queue[--waiting]), end, links);
         for (uint32_t i = 0; i < degree; i++)
-            if (reach(reached, links[i])) queue[waiting++] = links[i];
+            if (bits_add(reached, links[i])) queue[waiting++] = links[i];
     }
     for (uint32_t node = 0; node < end && *count < max; node++) {
-        if (graph_bit(reached, node) || (live && !graph_bit(live, node))) continue;
+        if (bits_has(reached, node) || (live && !bits_has(live, node))) continue;
         if (graph_is_linked(g, a, node)) nodes[(*count)++] = node;
     }
     mem_free(reached);
     mem_free(queue);
     return ERR_OK;
+}
+
+/* ---- nodes that few lead to ---- */
+
+/* Of the links behind the first `twins`, which are not touched. */
+static uint32_t farthest_link(struct graph *g, const struct graph_arena *a, uint32_t number,
+                              const uint32_t *links, uint32_t count, uint32_t twins)
+{
+    struct graph_scratch *s = graph_scratch(g, a, 1);
+    if (!s || count == twins) return count;
+    struct codec_query q = {.code = s->code};
+    codec_query_from_cell(&g->codec, &q, graph_cell(g, a, number));
+    graph_score(g, a, &q, links + twins, count - twins, s->distances);
+    uint32_t farthest = 0;
+    for (uint32_t i = 1; i < count - twins; i++)
+        if (s->distances[i] > s->distances[farthest]) farthest = i;
+    return twins + farthest;
+}
+
+/* True: `number` leads to `to` now. */
+static bool add_link(struct graph *g, struct graph_arena *a, uint32_t number, uint32_t to,
+                     bool give_up_another)
+{
+    struct graph_node *node = graph_node(g, a, number);
+    uint32_t links[BATCH_MAX] UNINITIALIZED;
+    graph_lock_node(node);
+    uint32_t head = atomic_load_explicit(&node->head, memory_order_relaxed);
+    uint32_t count = graph_links(g, node, a->capacity, links), place = count;
+    for (uint32_t i = 0; i < count; i++)
+        if (links[i] == to) place = i;
+    if (place == g->degree && give_up_another)
+        place = farthest_link(g, a, number, links, count, head & NODE_TWIN ? 1 : 0);
+    if (!(head & NODE_LINKED) || place == g->degree || (place < count && links[place] == to)) {
+        graph_unlock_node(node);
+        return head & NODE_LINKED && place < count;
+    }
+    links[place] = to;
+    graph_store_links(a, node, number, links, place == count ? count + 1 : count,
+                      head & (NODE_LINKED | NODE_TWIN));
+    return true;
+}
+
+void graph_lead_to(struct graph *g, const uint32_t *from, uint32_t count, uint32_t to)
+{
+    struct graph_arena *a = graph_arena(g);
+    for (int give_up = 0; give_up <= 1; give_up++)
+        for (uint32_t i = 0; a && i < count; i++)
+            if (from[i] < a->capacity && add_link(g, a, from[i], to, give_up)) return;
 }

@@ -106,7 +106,7 @@ static void enter(struct graph *g, const struct graph_arena *a, struct graph_scr
         if (s->visited[best[i]] == s->visit) continue;
         s->visited[best[i]] = s->visit;
         g->codec.kernels->pool_offer(&s->pool, &best[i], &best_distances[i], 1);
-        if (results && best[i] < allowed_nodes && graph_bit(allowed, best[i]))
+        if (results && best[i] < allowed_nodes && bits_has(allowed, best[i]))
             g->codec.kernels->pool_offer(results, &best[i], &best_distances[i], 1);
     }
 }
@@ -187,7 +187,7 @@ static uint32_t offer_filtered(struct graph *g, struct graph_scratch *s,
     for (uint32_t i = 0; i < count; i++) {
         allowed[n] = ids[i];
         allowed_distances[n] = distances[i];
-        n += ids[i] < gq->allowed_nodes && graph_bit(gq->allowed, ids[i]);
+        n += ids[i] < gq->allowed_nodes && bits_has(gq->allowed, ids[i]);
     }
     if (n) g->codec.kernels->pool_offer(&s->results, allowed, allowed_distances, n);
     uint32_t near = 0;

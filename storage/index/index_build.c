@@ -156,11 +156,13 @@ void index_reset(struct index_work *w)
     if (g) vector_index_retire_graph(g);
     build_free(ix->build);
     sweep_free(ix->sweep);
+    audit_free(ix->audit);
     measurement_free(ix->measurement);
     ix->build = NULL;
     ix->sweep = NULL;
+    ix->audit = NULL;
     ix->measurement = NULL;
-    ix->inserted = ix->tested_rows = 0;
+    ix->inserted = ix->changes = ix->tested_rows = 0;
     ix->adopted.replaying = ix->adopted.counting = false;
     atomic_store(&ix->building, false);
 }
@@ -332,7 +334,9 @@ static void publish(struct index_work *w, struct build *b)
     vector_index_retire(aside);
     vector_index_retire(extra);
     if (old) vector_index_retire_graph(old);
-    ix->inserted = atomic_load(&g->linked_count);
+    audit_free(ix->audit);
+    ix->audit = NULL;
+    ix->inserted = ix->changes = atomic_load(&g->linked_count);
     ix->measure_again = true;
     atomic_store(&ix->building, false);
     stat_add(STAT_INDEX_BUILDS, 1);

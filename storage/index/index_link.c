@@ -251,6 +251,7 @@ static void finish_window(struct vector_index *ix, struct link_window *win)
 {
     ix->linked += win->link.count;
     ix->inserted += win->link.count;
+    ix->changes += win->link.count;
     win->link.count = 0;
     if (atomic_load(&win->skipped)) {
         uint64_t lsn = atomic_load(&win->skipped_lsn);

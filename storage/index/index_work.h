@@ -97,13 +97,17 @@ void build_free(struct build *b);
 /* Without a graph, from nothing: under `mu`. */
 void index_reset(struct index_work *w);
 
-/* index_sweep.c: remove links to dead nodes; find nodes that nothing leads to. */
+/* index_sweep.c: remove links to dead nodes. */
 uint64_t sweep_due(const struct index_work *w);
 void sweep_start(struct index_work *w);
 uint64_t sweep_go_on(struct index_work *w);
 void sweep_free(struct sweep *s);
+
+/* index_audit.c: find nodes that nothing leads to, and rows that do not find themselves. */
 uint64_t audit_due(const struct index_work *w);
-void audit(struct index_work *w);
+void audit_start(struct index_work *w);
+uint64_t audit_go_on(struct index_work *w);
+void audit_free(struct audit *a);
 
 /* index_measure.c: the recall that an effort gives; live searches done again. */
 uint64_t measurement_due(const struct index_work *w);

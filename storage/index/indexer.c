@@ -141,9 +141,10 @@ static uint64_t tend(struct index_work *w)
         }
     }
     if (due == 0 || !link_is_done(ix)) return due;
+    if (ix->audit) return audit_go_on(w);
     uint64_t audit_at = audit_due(w);
     if (audit_at <= now) {
-        audit(w);
+        audit_start(w);
         return 0;
     }
     due = earlier(due, audit_at);

@@ -44,6 +44,7 @@ void vector_index_free(struct vector_index *ix)
     if (!ix) return;
     build_free(ix->build);
     sweep_free(ix->sweep);
+    audit_free(ix->audit);
     measurement_free(ix->measurement);
     link_window_free(ix->window);
     for (uint32_t i = 0; i < ix->samples.count; i++)
@@ -383,6 +384,7 @@ void vector_index_adopt(struct vector_index *ix, const struct vector_index_state
     ix->adopted.replaying = ix->adopted.counting = true;
     ix->adopted.end = slot_count;
     ix->tested_rows = atomic_load(&g->linked_count) + 1;
+    ix->found_lsn = lsn;
     atomic_store(&ix->from_lsn, lsn);
     atomic_store(&ix->reuse_lsn, state->reuse_lsn);
     vector_index_set_pending_max(ix, g);

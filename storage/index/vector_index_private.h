@@ -20,6 +20,7 @@
 
 struct build;       /* index_build.c   */
 struct sweep;       /* index_sweep.c   */
+struct audit;       /* index_audit.c   */
 struct measurement; /* index_measure.c */
 struct link_window; /* index_link.c    */
 
@@ -106,6 +107,7 @@ struct vector_index {
     /* The indexer's, under `mu`. */
     struct build *build; /* under way; NULL: none */
     struct sweep *sweep; /* so is this one        */
+    struct audit *audit;
     struct measurement *measurement;
     struct link_window *window; /* pending rows being linked */
     uint64_t linked;            /* positions below are linked ...                            */
@@ -113,6 +115,8 @@ struct vector_index {
     uint64_t release_epoch;
     uint64_t swept;        /* of `ended`: a sweep has seen to so many */
     uint64_t inserted;     /* nodes linked since the last audit */
+    uint64_t changes;      /* nodes linked or swept since all rows were searched for */
+    uint64_t found_lsn;    /* rows born until then were */
     uint64_t tested_rows;  /* when mean and codec were chosen or looked at */
     bool measure_again;    /* links have changed since */
     bool fallen_apart;     /* rows do not find themselves: build anew ... */

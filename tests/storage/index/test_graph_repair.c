@@ -248,6 +248,57 @@ static void without_pivots_nothing_is_reached(void **state)
     world_free(&w);
 }
 
+/* Give a node as many links as there is room for: to nodes from `first` on. */
+static void fill_up(struct world *w, uint32_t node, uint32_t first)
+{
+    struct graph_node *n = graph_node(w->g, atomic_load(&w->g->arena), node);
+    for (uint32_t k = 0; k < w->g->degree; k++)
+        atomic_store(&n->links[k], first + k);
+    atomic_store(&n->head, w->g->degree | NODE_LINKED);
+}
+
+static uint32_t farthest_of(const struct world *w, uint32_t node, const uint32_t *links)
+{
+    uint32_t farthest = 0;
+    for (uint32_t k = 1; k < w->g->degree; k++)
+        if (world_distance(w, world_row(w, node), world_row(w, links[k])) >
+            world_distance(w, world_row(w, node), world_row(w, links[farthest])))
+            farthest = k;
+    return farthest;
+}
+
+static void a_node_that_is_missed_is_led_to(void **state)
+{
+    (void)state;
+    enum { MISSED = 321, FULL = 500 };
+    struct world w;
+    uint32_t before[256], after[256];
+    make(&w, CODEC_INT8, 1000);
+    cut_off(&w, MISSED);
+    struct hits h = search(&w, world_row(&w, MISSED), 20);
+    uint32_t near = h.node[0], count = links_of(&w, near, before);
+    assert_false(has_hit(&h, MISSED));
+    assert_true(count < w.g->degree);
+
+    /* Whoever has room comes first; numbers outside of the graph are left out. */
+    fill_up(&w, FULL, 600);
+    graph_lead_to(w.g, (uint32_t[]){w.rows + 5, FULL, near}, 3, MISSED);
+    assert_int_equal(links_of(&w, near, after), count + 1);
+    assert_memory_equal(after, before, count * sizeof *after);
+    assert_int_equal(search(&w, world_row(&w, MISSED), 20).node[0], MISSED);
+    graph_lead_to(w.g, &near, 1, MISSED); /* it does already */
+    assert_int_equal(links_of(&w, near, after), count + 1);
+
+    /* Where there is no room, the farthest goes. */
+    links_of(&w, FULL, before);
+    uint32_t farthest = farthest_of(&w, FULL, before);
+    graph_lead_to(w.g, &(uint32_t){FULL}, 1, MISSED);
+    before[farthest] = MISSED;
+    assert_int_equal(links_of(&w, FULL, after), w.g->degree);
+    assert_memory_equal(after, before, w.g->degree * sizeof *after);
+    world_free(&w);
+}
+
 /* ---- pivots ---- */
 
 static void dead_pivots_are_replaced(void **state)
@@ -318,6 +369,7 @@ int main(void)
         cmocka_unit_test(forgotten_nodes_can_be_linked_again),
         cmocka_unit_test(what_nothing_leads_to_is_noticed),
         cmocka_unit_test(without_pivots_nothing_is_reached),
+        cmocka_unit_test(a_node_that_is_missed_is_led_to),
         cmocka_unit_test(dead_pivots_are_replaced),
         cmocka_unit_test(one_living_row_among_many_dead_is_a_pivot),
         cmocka_unit_test(pivots_outside_of_the_graph_are_left_out),
