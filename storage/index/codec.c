@@ -265,11 +265,31 @@ bool codec_encode(const struct codec *c, uint32_t node, const float *row, uint32
     return true;
 }
 
+/* What encode_int8() and encode_binary() note in the tail. */
+static int32_t sum_of_code(const struct codec *c, const uint8_t *cell)
+{
+    int32_t sum = 0;
+    switch (c->kind) {
+    case CODEC_INT8:
+        for (size_t i = 0; i < c->padded; i++)
+            sum += cell[i] - 128;
+        return sum;
+    case CODEC_BINARY:
+        for (size_t i = 0; i < c->code_bytes; i++)
+            sum += __builtin_popcount(cell[i]);
+        return 2 * sum - (int32_t)c->dimension;
+    default:
+        return 0;
+    }
+}
+
 bool codec_cell_is_good(const struct codec *c, uint32_t node, const uint8_t *cell,
                         uint32_t generation)
 {
     const struct code_tail *tail = codec_tail(c, cell);
-    return tail->generation == generation + 1 && tail->crc == cell_crc(c, node, cell);
+    return tail->generation == generation + 1 && tail->crc == cell_crc(c, node, cell) &&
+           tail->scale >= 0 && tail->norm2 >= 0 && tail->row_norm2 >= 0 && /* no NaN either */
+           tail->sum == sum_of_code(c, cell);
 }
 
 void codec_move_cell(const struct codec *c, uint32_t node, uint32_t generation, uint8_t *cell)

@@ -81,8 +81,9 @@ MUST_CHECK bool codec_encode(const struct codec *c, uint32_t node, const float *
                              uint32_t generation, uint8_t *cell, void *scratch);
 size_t codec_scratch_bytes(const struct codec *c);
 
-/* Is this the intact cell of `node` for that generation of its slot?  What is behind its tail is
- * not looked at. */
+/* Is this the intact cell of `node` for that generation of its slot?  A tail that no row has is
+ * refused, though its checksum is right: whoever wrote the file may have had anything in mind. What
+ * is behind the tail is not looked at. */
 bool codec_cell_is_good(const struct codec *c, uint32_t node, const uint8_t *cell,
                         uint32_t generation);
 

@@ -725,6 +725,35 @@ static void damage_to_a_cell_is_noticed(void **state)
     }
 }
 
+static void a_tail_that_no_row_has_is_refused(void **state)
+{
+    (void)state;
+    static const float odd[] = {NAN, -INFINITY, -1};
+    for (int kind = 0; kind < CODEC_KIND_COUNT; kind++) {
+        struct world w;
+        world_new(&w, kind, METRIC_EUCLIDEAN, 100, 3, 1, fill_random);
+        const struct codec *c = &w.codec;
+        uint8_t *cell = cell_of(&w, 1);
+        struct code_tail *tail = codec_tail(c, cell), right = *tail;
+        for (size_t i = 0; i < 3 * sizeof odd / sizeof odd[0]; i++) {
+            float *fields[] = {&tail->scale, &tail->norm2, &tail->row_norm2};
+            *fields[i % 3] = odd[i / 3];
+            codec_move_cell(c, 1, GENERATION, cell); /* with a right checksum */
+            assert_false(codec_cell_is_good(c, 1, cell, GENERATION));
+            *tail = right;
+        }
+        static const int32_t sums[] = {1, -1, 1 << 24, INT32_MIN};
+        for (size_t i = 0; i < sizeof sums / sizeof sums[0]; i++) {
+            tail->sum = (int32_t)((uint32_t)right.sum + (uint32_t)sums[i]);
+            codec_move_cell(c, 1, GENERATION, cell);
+            assert_false(codec_cell_is_good(c, 1, cell, GENERATION));
+        }
+        *tail = right;
+        assert_true(codec_cell_is_good(c, 1, cell, GENERATION));
+        world_free(&w);
+    }
+}
+
 static void zeros_are_no_cell(void **state)
 {
     (void)state;
@@ -781,6 +810,7 @@ int main(void)
         cmocka_unit_test(reach_makes_distances_of_dot_products),
         cmocka_unit_test(a_longer_row_does_not_move_a_query),
         cmocka_unit_test(damage_to_a_cell_is_noticed),
+        cmocka_unit_test(a_tail_that_no_row_has_is_refused),
         cmocka_unit_test(zeros_are_no_cell),
         cmocka_unit_test(the_same_row_gives_the_same_cell),
     };
