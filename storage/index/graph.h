@@ -167,6 +167,10 @@ struct graph_query {
     uint32_t seed_count;
     uint64_t distances_max; /* give up after so many; 0: no limit */
     uint32_t hidden;        /* a node that is taken for not being there; UINT32_MAX: none */
+    /* Nodes with codes that may be candidates although nothing may lead to them yet: all are
+     * compared.  With `allowed` their bits must not be set. */
+    const uint32_t *loose;
+    uint32_t loose_count;
 };
 
 /* Candidates, nearest first by navigation distance; they lie in memory of the calling thread and
@@ -184,8 +188,8 @@ MUST_CHECK enum err_code graph_search(struct graph *g, const struct graph_query 
                                       struct graph_found *found, struct err *err);
 
 /* Compare codes one by one: of the nodes whose bits are set in q->allowed, or of the `count` nodes
- * at `nodes` if that is not NULL; the q->ef nearest are found.  Numbers outside of the arena are
- * left out.  ERR_NOMEM. */
+ * at `nodes` if that is not NULL; and those at q->loose; the q->ef nearest are found.  Numbers
+ * outside of the arena are left out.  ERR_NOMEM. */
 MUST_CHECK enum err_code graph_scan(struct graph *g, const struct graph_query *q,
                                     const uint32_t *nodes, uint32_t count,
                                     struct graph_found *found, struct err *err);

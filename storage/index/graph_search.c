@@ -235,6 +235,26 @@ static bool walk_filtered(struct graph *g, const struct graph_arena *a, struct g
     return true;
 }
 
+static void scan_list(struct graph *g, const struct graph_arena *a, struct graph_scratch *s,
+                      const struct codec_query *q, const uint32_t *nodes, uint32_t count,
+                      struct pool *results);
+
+/* Nodes that a walk would not have come to.  If it has come to some, they are not compared again.
+ */
+static void scan_loose(struct graph *g, const struct graph_arena *a, struct graph_scratch *s,
+                       const struct codec_query *q, const struct graph_query *gq)
+{
+    uint32_t nodes[SCAN_CHUNK] UNINITIALIZED;
+    for (uint32_t at = 0; at < gq->loose_count;) {
+        uint32_t n = 0;
+        for (; at < gq->loose_count && n < SCAN_CHUNK; at++) {
+            nodes[n] = gq->loose[at];
+            n += nodes[n] < a->capacity && s->visited[nodes[n]] != s->visit;
+        }
+        scan_list(g, a, s, q, nodes, n, &s->pool);
+    }
+}
+
 static struct codec_query make_query(const struct graph *g, struct graph_scratch *s,
                                      const float *vector)
 {
@@ -272,9 +292,11 @@ enum err_code graph_search(struct graph *g, const struct graph_query *gq, struct
     if (gq->allowed) {
         s->results.limit = gq->ef;
         complete = walk_filtered(g, a, s, &q, gq);
+        if (complete) scan_list(g, a, s, &q, gq->loose, gq->loose_count, &s->results);
         report(s, &s->results, found);
     } else {
         graph_walk(g, a, s, &q, gq->hidden);
+        scan_loose(g, a, s, &q, gq);
         report(s, &s->pool, found);
     }
     found->gave_up = !complete;
@@ -316,7 +338,8 @@ static void scan_bits(struct graph *g, const struct graph_arena *a, struct graph
 }
 
 static void scan_list(struct graph *g, const struct graph_arena *a, struct graph_scratch *s,
-                      const struct codec_query *q, const uint32_t *nodes, uint32_t count)
+                      const struct codec_query *q, const uint32_t *nodes, uint32_t count,
+                      struct pool *results)
 {
     uint32_t chunk[SCAN_CHUNK] UNINITIALIZED;
     float distances[SCAN_CHUNK] UNINITIALIZED;
@@ -328,7 +351,7 @@ static void scan_list(struct graph *g, const struct graph_arena *a, struct graph
         }
         graph_score(g, a, q, chunk, n, distances);
         s->distances_computed += n;
-        g->codec.kernels->pool_offer(&s->pool, chunk, distances, n);
+        g->codec.kernels->pool_offer(results, chunk, distances, n);
     }
 }
 
@@ -342,9 +365,10 @@ enum err_code graph_scan(struct graph *g, const struct graph_query *gq, const ui
     if (!s) return err_set(err, ERR_NOMEM, "out of memory for a search");
     struct codec_query q = make_query(g, s, gq->vector);
     if (nodes)
-        scan_list(g, a, s, &q, nodes, count);
+        scan_list(g, a, s, &q, nodes, count, &s->pool);
     else
         scan_bits(g, a, s, &q, gq->allowed, gq->allowed_nodes);
+    scan_list(g, a, s, &q, gq->loose, gq->loose_count, &s->pool);
     report(s, &s->pool, found);
     return ERR_OK;
 }

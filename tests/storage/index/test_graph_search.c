@@ -247,6 +247,57 @@ static void seeds_are_entries(void **state)
     world_free(&w);
 }
 
+/* Nodes that no link leads to. */
+static void loose_nodes_are_found_all_the_same(void **state)
+{
+    (void)state;
+    enum { LINKED = 600, LOOSE = 150 };
+    struct world w;
+    struct err err;
+    make(&w, METRIC_EUCLIDEAN, CODEC_FLOAT32, 16, 16, LINKED + LOOSE);
+    world_graph(&w, CODEC_FLOAT32, 0, 0, 0);
+    w.rows = 0;
+    world_grow(&w, LINKED);
+    assert_int_equal(graph_reserve(w.g, LINKED + LOOSE, &err), ERR_OK);
+    uint32_t loose[2 * LOOSE + 2], count = 0;
+    for (uint32_t i = LINKED; i < LINKED + LOOSE; i++) {
+        assert_true(graph_encode(w.g, i, world_row(&w, i), 0));
+        loose[count++] = i;
+    }
+    uint64_t *linked = live_bits(&w);
+    loose[count++] = atomic_load(&w.g->arena)->capacity;
+    for (uint32_t i = 0; i < LOOSE; i++) /* these have been linked meanwhile */
+        loose[count++] = i;
+    loose[count++] = UINT32_MAX;
+    w.rows = LINKED + LOOSE;
+    for (uint32_t i = 0; i < w.rows; i++) {
+        struct graph_query q = {.vector = world_row(&w, i),
+                                .ef = 60,
+                                .hidden = UINT32_MAX,
+                                .loose = loose,
+                                .loose_count = count};
+        struct hits want = exact(&w, q.vector, NULL), got = search_with(&w, &q);
+        assert_int_equal(got.node[0], i);
+        assert_true(recall_of(&want, &got) >= 0.8);
+        for (uint32_t k = 1; k < got.count; k++)
+            assert_int_not_equal(got.node[k], got.node[k - 1]); /* distances differ */
+        /* With a filter loose nodes are candidates as well. */
+        q.allowed = linked;
+        q.allowed_nodes = LINKED;
+        q.loose_count = LOOSE;
+        got = search_with(&w, &q);
+        assert_int_equal(got.node[0], i);
+        struct graph_found found;
+        assert_int_equal(graph_scan(w.g, &q, NULL, 0, &found, &err), ERR_OK);
+        assert_int_equal(found.nodes[0], i);
+        assert_int_equal(found.distances_computed, LINKED + LOOSE);
+        for (uint32_t k = 0; k < want.count; k++)
+            assert_int_equal(found.nodes[k], want.node[k]);
+    }
+    free(linked);
+    world_free(&w);
+}
+
 /* ---- scans ---- */
 
 static void a_scan_is_exact(void **state)
@@ -396,6 +447,7 @@ int main(void)
         cmocka_unit_test(a_filtered_search_finds_only_what_is_allowed),
         cmocka_unit_test(a_filtered_search_gives_up_when_it_is_told_to),
         cmocka_unit_test(seeds_are_entries),
+        cmocka_unit_test(loose_nodes_are_found_all_the_same),
         cmocka_unit_test(a_scan_is_exact),
         cmocka_unit_test(a_scan_stays_inside_of_the_arena),
         cmocka_unit_test(searches_of_one_thread_do_not_disturb_each_other),
