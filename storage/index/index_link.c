@@ -7,6 +7,9 @@
  *
  * A row that has ended is not linked.  Searches that began before its end may want it still, so it
  * stays among the pending until they have left.
+ *
+ * Windows are short when little is pending: rows of a window are pending until all of them are
+ * linked, and searches compare them as long.
  */
 #include "storage/index/index_work.h"
 
@@ -17,10 +20,12 @@
 
 enum {
     WINDOW = 4096,
+    WINDOW_MIN = 256,
     MANY = 64, /* rows from which on helpers are worth their waking */
     ENCODE_MANY = 512,
-    BUSY_ROWS = 256, /* pending: links have to be made quickly */
+    TIMED_ROWS = 256, /* the speed is learned from so many ...    */
 };
+#define TIMED_NS (SECOND_NS / 10) /* ... or from what is linked in so long */
 #define RETRY_NS (1 * SECOND_NS)
 
 /* Pending rows that are worked on in parallel. */
@@ -211,12 +216,13 @@ static void shuffle(uint32_t *slots, uint32_t count, uint64_t seed)
     }
 }
 
-/* Take the next pending rows into the window. */
+/* Take half of the pending rows into the window, the next ones. */
 static void fill_window(struct vector_index *ix, struct link_window *win)
 {
     struct batch *b = &win->link;
     uint64_t left = atomic_load_explicit(&ix->encoded, memory_order_relaxed) - ix->linked;
-    b->count = left < WINDOW ? (uint32_t)left : WINDOW;
+    uint64_t half = left / 2 < WINDOW ? left / 2 : WINDOW;
+    b->count = (uint32_t)(left < WINDOW_MIN ? left : half < WINDOW_MIN ? WINDOW_MIN : half);
     if (b->count == 0) return;
     copy_positions(ix, ix->linked, ix->linked + b->count, b->slots);
     shuffle(b->slots, b->count, ix->linked);
@@ -225,12 +231,26 @@ static void fill_window(struct vector_index *ix, struct link_window *win)
     win->ef = b->graph->ef_construction;
 }
 
-static void note_speed(struct vector_index *ix, uint32_t rows, uint64_t ns)
+/* `rows` were linked, from `begun_ns` on.  What else was done since the last call counts, too: so
+ * fast rows may come in, and not faster. */
+static void note_speed(struct vector_index *ix, uint32_t rows, uint64_t begun_ns)
 {
-    if (rows < BUSY_ROWS || ns == 0) return;
-    uint64_t now = (uint64_t)rows * SECOND_NS / ns;
+    if (ix->timed_ns == 0) ix->timed_ns = begun_ns;
+    ix->timed_rows += rows;
+    uint64_t now = clock_ns(), took = now - ix->timed_ns;
+    if (took == 0 || (ix->timed_rows < TIMED_ROWS && took < TIMED_NS)) return;
+    uint64_t speed = ix->timed_rows * SECOND_NS / took;
     uint64_t before = atomic_load_explicit(&ix->rows_per_s, memory_order_relaxed);
-    atomic_store_explicit(&ix->rows_per_s, (7 * before + now) / 8 + 1, memory_order_relaxed);
+    atomic_store_explicit(&ix->rows_per_s, (before + speed) / 2 + 1, memory_order_relaxed);
+    ix->timed_rows = 0;
+    ix->timed_ns = now;
+}
+
+/* There is nothing to link: the time until there is does not count. */
+static void stop_timing(struct vector_index *ix)
+{
+    ix->timed_rows = 0;
+    ix->timed_ns = 0;
 }
 
 /* What is linked is no longer pending, once nobody wants what was skipped. */
@@ -249,6 +269,7 @@ static void release(struct vector_index *ix)
 
 static void finish_window(struct vector_index *ix, struct link_window *win)
 {
+    release(ix); /* what was finished before: this window may have to wait for longer */
     ix->linked += win->link.count;
     ix->inserted += win->link.count;
     ix->changes += win->link.count;
@@ -277,7 +298,7 @@ static bool link_window(struct index_work *w, struct link_window *win)
         return false;
     }
     uint32_t next = atomic_load(&b->next), end = next < b->count ? next : b->count;
-    note_speed(w->ix, end - begun_at, clock_ns() - begun);
+    note_speed(w->ix, end - begun_at, begun);
     if (end == b->count) finish_window(w->ix, win);
     work_choose_pivots(w, b->graph, false);
     return true;
@@ -302,8 +323,10 @@ uint64_t link_pending(struct index_work *w)
         if (win->link.count == 0) fill_window(ix, win);
         if (win->link.count == 0 || !link_window(w, win)) break;
     }
+    bool all = ix->linked == load_tail(ix);
+    if (all) stop_timing(ix);
     if (link_is_done(ix)) return UINT64_MAX;
     if (ix->not_before_ns > clock_ns()) return ix->not_before_ns;
-    /* Linked, all of them, and only readers that are about to leave may want what was skipped? */
-    return ix->linked == load_tail(ix) ? clock_ns() + SECOND_NS / 1000 : 0;
+    /* Only readers that are about to leave may want what was skipped? */
+    return all ? clock_ns() + SECOND_NS / 1000 : 0;
 }

@@ -4,7 +4,8 @@
  *   1  FILTER   which rows match, as bits (storage/filter)
  *   2  PLAN     exact if there is no graph, if few rows match, or if it is asked for; else scan the
  *               codes of the rows that match, or walk the graph, whichever is cheaper
- *   3  FIND     candidates by codes; and the rows that the graph does not hold (yet)
+ *   3  FIND     candidates by codes, of rows that the graph does not hold yet, too; and those that
+ *               have no code
  *   4  RESCORE  the candidates as rows, in float64, until no better one is likely to come
  *   5  READ     the rows that are answered
  *
@@ -28,7 +29,7 @@ enum {
     RESULTS_MAX = 20000,
     EF_MAX = 32768,
     EXACT_ROWS_FEW = 1000,      /* so few rows that match are compared at once         */
-    PENDING_FEW = 128,          /* so few pending rows as well                         */
+    PENDING_FEW = 32,           /* so few pending rows as well                         */
     RESCORE_MIN = 64,           /* rows to be compared at most, whatever k is          */
     INLINE_ELEMENTS = 450000,   /* numbers of rows that take about 200 us              */
     ROW_ELEMENTS = 64,          /* so many more is a row, however short it is          */
@@ -207,7 +208,12 @@ struct search {
 
     uint64_t *bits; /* of rows that match; NULL: no filter */
     uint64_t allowed;
-    uint64_t *coded; /* `bits`, without rows that have no code */
+    uint64_t *coded; /* `bits`, without those below */
+
+    /* Rows that the graph does not hold (yet) and that match: first those to be compared by their
+     * codes. */
+    uint32_t *loose;
+    size_t loose_coded, loose_count;
 
     enum plan plan;
     uint32_t ef;
@@ -358,59 +364,62 @@ static bool matches(const struct search *s, uint32_t slot)
     return slot < s->r->slot_count && (!s->bits || s->bits[slot / 64] >> slot % 64 & 1);
 }
 
-/* Slots of the list from `first` to `end` that match: into `out`. */
-static size_t gather_rest(const struct search *s, uint64_t first, uint64_t end, uint32_t *out)
+/* A pending row that has ended, before this snapshot.  Of a row that is replaced again and again
+ * there may be more than there are candidates. */
+static bool is_over(const struct search *s, uint32_t number)
 {
-    size_t count = 0;
-    for (uint64_t i = first; i < end; i++) {
-        uint32_t slot = s->rest.slots[i & s->rest.mask];
-        out[count] = slot;
-        count += matches(s, slot);
-    }
-    return count;
+    if (!vector_index_has_ended(&s->rest, number)) return false;
+    const struct slot *slot = jvdb_file_read(&s->r->store->file, REGION_SLOTS, number);
+    return slot && !slot_is_visible(slot, s->r->lsn, s->r->now_ms);
 }
 
-/* What the graph does not hold.  Pending rows that have a code are compared by it if they are many.
- */
-static enum err_code find_in_rest(struct search *s, struct err *err)
+/* What the graph does not hold and what matches: pending rows that have codes, to be compared by
+ * them if they are many; and the others. */
+static enum err_code gather_rest(struct search *s, struct err *err)
 {
     const struct vector_index_rest *rest = &s->rest;
-    uint64_t pending = rest->tail - rest->head;
-    size_t room = (size_t)pending + rest->aside_count;
+    size_t room = (size_t)(rest->tail - rest->head) + rest->aside_count;
     if (room == 0) return ERR_OK;
-    uint32_t *slots = mem_try(room * sizeof *slots);
-    if (!slots) return err_set(err, ERR_NOMEM, "out of memory for %zu rows", room);
-    enum err_code rc = ERR_OK;
-    uint64_t begun = s->report ? clock_ns() : 0, from = rest->head;
-    if (rest->encoded - rest->head > PENDING_FEW) {
-        from = rest->encoded;
-        uint32_t count = (uint32_t)gather_rest(s, rest->head, rest->encoded, slots);
-        size_t most = rescore_most(s->graph, s->wanted, s->query->oversampling);
-        struct graph_query gq = {.vector = s->query->vector,
-                                 .ef = most < EF_MAX ? (uint32_t)most : EF_MAX,
-                                 .hidden = UINT32_MAX};
-        struct graph_found found;
-        rc = graph_scan(s->graph, &gq, slots, count, &found, err);
-        if (!rc) rc = keep_found(s, &found, err);
-        if (!rc) rc = rescore(s, most, err);
+    s->loose = mem_try(room * sizeof *s->loose);
+    if (!s->loose) return err_set(err, ERR_NOMEM, "out of memory for %zu rows", room);
+    uint64_t i = rest->head;
+    size_t count = 0;
+    for (; rest->encoded - rest->head > PENDING_FEW && i < rest->encoded; i++) {
+        uint32_t slot = rest->slots[i & rest->mask];
+        s->loose[count] = slot;
+        count += matches(s, slot) && !is_over(s, slot);
     }
-    size_t count = gather_rest(s, from, rest->tail, slots);
-    for (uint32_t i = 0; i < rest->aside_count; i++) {
-        slots[count] = rest->aside[i];
-        count += matches(s, rest->aside[i]);
+    s->loose_coded = count;
+    for (; i < rest->tail; i++) {
+        s->loose[count] = rest->slots[i & rest->mask];
+        count += matches(s, s->loose[count]);
     }
-    if (!rc)
-        rc = flat_scan_list(s->r, &s->exact, s->query->exclude, slots, count, &s->nearest, err);
+    for (uint32_t k = 0; k < rest->aside_count; k++) {
+        s->loose[count] = rest->aside[k];
+        count += matches(s, rest->aside[k]);
+    }
+    s->loose_count = count;
+    vector_index_compared_pending(s->r->store->vectors, rest->tail - rest->head);
+    if (s->report) s->report->unlinked = room;
+    return ERR_OK;
+}
+
+/* Those without codes, one by one. */
+static enum err_code find_in_rest(struct search *s, struct err *err)
+{
+    size_t count = s->loose_count - s->loose_coded;
+    if (count == 0) return ERR_OK;
+    uint64_t begun = s->report ? clock_ns() : 0;
+    enum err_code rc = flat_scan_list(s->r, &s->exact, s->query->exclude, s->loose + s->loose_coded,
+                                      count, &s->nearest, err);
     if (s->report) {
-        s->report->unlinked += room;
         s->report->row_distances += count;
         s->report->unlinked_ns += clock_ns() - begun;
     }
-    mem_free(slots);
     return rc;
 }
 
-/* `bits` of the rows that have a code. */
+/* `bits` of the rows that are neither pending nor aside. */
 static enum err_code make_coded(struct search *s, struct err *err)
 {
     if (s->coded) return ERR_OK;
@@ -439,6 +448,8 @@ static enum err_code find_by_codes(struct search *s, struct err *err)
         .ef = s->ef,
         .hidden = UINT32_MAX,
         .allowed_nodes = s->r->slot_count < nodes ? s->r->slot_count : nodes,
+        .loose = s->loose,
+        .loose_count = (uint32_t)s->loose_coded,
     };
     enum err_code rc = ERR_OK;
     uint64_t begun = s->report ? clock_ns() : 0;
@@ -493,8 +504,8 @@ static uint64_t due(const struct search *s)
 
 static enum err_code find(struct search *s, struct err *err)
 {
-    enum err_code rc = ERR_OK;
-    for (int attempt = 0; s->plan != PLAN_EXACT; attempt++) {
+    enum err_code rc = s->plan == PLAN_EXACT ? ERR_OK : gather_rest(s, err);
+    for (int attempt = 0; s->plan != PLAN_EXACT && !rc; attempt++) {
         s->nearest.count = 0;
         rc = find_by_codes(s, err);
         if (!rc) rc = find_in_rest(s, err);
@@ -510,7 +521,7 @@ static enum err_code find(struct search *s, struct err *err)
             return err_set(err, ERR_WOULD_COMPUTE, "a long scan");
     }
     s->nearest.count = 0;
-    return find_exactly(s, err);
+    return rc ? rc : find_exactly(s, err);
 }
 
 /* ---- the answer ---- */
@@ -629,6 +640,7 @@ enum err_code reader_search(struct reader *r, const struct search_query *query, 
     nearest_deinit(&s.nearest);
     mem_free(s.bits);
     mem_free(s.coded);
+    mem_free(s.loose);
     mem_free(s.slots);
     mem_free(s.distances);
     return reader_check(r, rc, err);

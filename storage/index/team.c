@@ -9,9 +9,9 @@
 #include "storage/base/lock.h"
 #include "storage/base/mem.h"
 
-/* A quarter of a processor that others keep busy.  With much less, searches in a row would starve
- * the linkers, and then have ever more pending rows to compare. */
-enum { NICE = 5 };
+/* A sixth of a processor that others keep busy: a search is seldom interrupted.  With much less,
+ * searches in a row would starve the linkers, and writers would wait. */
+enum { NICE = 7 };
 
 struct team {
     int size;

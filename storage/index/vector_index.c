@@ -21,10 +21,14 @@
 enum {
     PENDING_MIN = 1024,       /* positions of the first array                            */
     TELL_PUTS = 256,          /* without a graph: the indexer looks after so many        */
-    PENDING_MAX = 65536,      /* rows that a search may have to compare ...              */
-    PENDING_BYTES = 20 << 20, /* ... or codes of so many bytes, about a millisecond  */
+    PENDING_GOOD = 512,       /* their codes take about as long as a walk                */
+    PENDING_MAX = 65536,      /* while nobody searches ...                               */
+    PENDING_BYTES = 20 << 20, /* ... or codes of so many bytes, about a millisecond     */
+    SLOWER_MAX = 4,           /* times what linking takes: it may have become slower     */
     ROWS_PER_S = 5000,        /* linked, before it was measured                          */
 };
+#define CALM_NS      250000000ull /* without a search: twice as many rows may be pending */
+#define STALL_NS_MAX 40000000ull  /* of a put of one row                                 */
 
 struct vector_index *vector_index_new(const struct schema *schema)
 {
@@ -225,12 +229,23 @@ void vector_index_set_pending_max(struct vector_index *ix, const struct graph *g
                           memory_order_relaxed);
 }
 
+/* While searches find many rows pending, few may be.  Without them, as in a bulk load, it is more
+ * with time. */
+static uint64_t pending_limit(const struct vector_index *ix)
+{
+    uint64_t max = atomic_load_explicit(&ix->pending_max, memory_order_relaxed);
+    uint64_t crowded = atomic_load_explicit(&ix->crowded_ns, memory_order_relaxed);
+    uint64_t now = clock_ns(), limit = PENDING_GOOD;
+    for (uint64_t calm = CALM_NS; limit < max && crowded + calm <= now; calm += CALM_NS)
+        limit *= 2;
+    return limit < max ? limit : max;
+}
+
 uint64_t vector_index_backlog(const struct vector_index *ix)
 {
     if (!atomic_load_explicit(&ix->graph, memory_order_relaxed)) return 0;
-    uint64_t pending = vector_index_pending(ix);
-    uint64_t max = atomic_load_explicit(&ix->pending_max, memory_order_relaxed);
-    return pending > max ? pending - max : 0;
+    uint64_t pending = vector_index_pending(ix), limit = pending_limit(ix);
+    return pending > limit ? pending - limit : 0;
 }
 
 /* The more rows are too many, the slower: at half as many again as there should be, rows come in as
@@ -239,12 +254,11 @@ uint64_t vector_index_delay_ns(struct vector_index *ix, size_t rows)
 {
     uint64_t backlog = vector_index_backlog(ix);
     if (!backlog) return 0;
-    uint64_t max = atomic_load_explicit(&ix->pending_max, memory_order_relaxed);
     uint64_t rows_per_s = atomic_load_explicit(&ix->rows_per_s, memory_order_relaxed);
-    double slower = fmin(2, 2 * (double)backlog / (double)max);
+    double slower = fmin(SLOWER_MAX, 2 * (double)backlog / (double)pending_limit(ix));
     double ns = slower * 1e9 * (double)rows / (double)(rows_per_s ? rows_per_s : 1);
     /* Whatever was measured: a client takes more for hanging. */
-    double longest = fmin(5e9, fmax(5e7, 1e6 * (double)rows));
+    double longest = fmin(5e9, fmax((double)STALL_NS_MAX, 1e6 * (double)rows));
     uint64_t now = clock_ns(), begin, free = atomic_load(&ix->next_put_ns);
     do {
         begin = free > now ? free : now;
@@ -254,6 +268,13 @@ uint64_t vector_index_delay_ns(struct vector_index *ix, size_t rows)
 }
 
 /* ---- searches ---- */
+
+void vector_index_compared_pending(struct vector_index *ix, uint64_t rows)
+{
+    if (rows <= PENDING_GOOD) return;
+    /* Pairs with pending_limit(), which need not know at once. */
+    atomic_store_explicit(&ix->crowded_ns, clock_ns(), memory_order_relaxed);
+}
 
 struct graph *vector_index_graph(struct vector_index *ix, uint64_t lsn,
                                  struct vector_index_rest *rest)
@@ -277,12 +298,18 @@ struct graph *vector_index_graph(struct vector_index *ix, uint64_t lsn,
             rest->slots = p->slots;
             rest->mask = p->mask;
         }
+        rest->ended = atomic_load_explicit(&ix->dead, memory_order_acquire);
         if (aside) {
             rest->aside = aside->slots;
             rest->aside_count = atomic_load_explicit(&aside->count, memory_order_acquire);
         }
         return g;
     }
+}
+
+bool vector_index_has_ended(const struct vector_index_rest *rest, uint32_t slot)
+{
+    return rest->ended && slot_bits_has(rest->ended, slot);
 }
 
 uint32_t vector_index_effort(struct vector_index *ix, double recall, size_t k, double *expected)

@@ -46,7 +46,8 @@ uint64_t vector_index_reuse_lsn(const struct vector_index *ix);
  * the graph by now, searches are exact from here on. */
 void vector_index_fall_back(struct vector_index *ix, uint64_t lsn);
 /* Rows that are pending beyond what a search should have to compare: while this is positive, who
- * puts rows waits first (deletes need not).  Any thread. */
+ * puts rows waits first (deletes need not).  While nobody searches, more may be pending.  Any
+ * thread. */
 uint64_t vector_index_backlog(const struct vector_index *ix);
 /* How long, for so many rows.  Each caller gets its own time, one behind the other, so that no more
  * comes in than is linked.  Any thread. */
@@ -64,12 +65,19 @@ struct vector_index_rest {
     uint64_t mask, head, encoded, tail;
     const uint32_t *aside;
     uint32_t aside_count;
+    const struct slot_bits *ended; /* rows that may be of no interest; NULL: not known */
 };
+/* R: has the row of this slot ended?  An older snapshot may see it still. */
+bool vector_index_has_ended(const struct vector_index_rest *rest, uint32_t slot);
 
 /* R: the graph to be searched by a reader with snapshot `lsn`, or NULL: search exactly.  *rest is
  * what it does not hold. */
 struct graph *vector_index_graph(struct vector_index *ix, uint64_t lsn,
                                  struct vector_index_rest *rest);
+
+/* R: a search has compared so many pending rows.  If they were many, writers make way for a while.
+ */
+void vector_index_compared_pending(struct vector_index *ix, uint64_t rows);
 
 /* R: candidates (ef) that a recall takes for the `k` nearest, from what was measured on this data;
  * a careful guess before that.  *expected: the recall that was measured with it, 0: none was. */

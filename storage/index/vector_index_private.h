@@ -91,7 +91,8 @@ struct vector_index {
     _Atomic uint64_t forgot_lsn;
 
     /* Of the flow of writes. */
-    _Atomic uint64_t pending_max; /* more are a backlog                           */
+    _Atomic uint64_t pending_max; /* more are a backlog, whoever searches         */
+    _Atomic uint64_t crowded_ns;  /* when a search last found too many; 0: never  */
     _Atomic uint64_t rows_per_s;  /* that are linked when there is enough to do   */
     _Atomic uint64_t next_put_ns; /* vector_index_delay_ns()                      */
 
@@ -110,16 +111,18 @@ struct vector_index {
     struct audit *audit;
     struct measurement *measurement;
     struct link_window *window; /* pending rows being linked */
+    bool linked_last;           /* in the last turn, rather than whatever else is under way */
     uint64_t linked;            /* positions below are linked ...                            */
     uint64_t release_position;  /* ... and are head when every reader of this epoch has left */
     uint64_t release_epoch;
-    uint64_t swept;        /* of `ended`: a sweep has seen to so many */
-    uint64_t inserted;     /* nodes linked since the last audit */
-    uint64_t changes;      /* nodes linked or swept since all rows were searched for */
-    uint64_t found_lsn;    /* rows born until then were */
-    uint64_t tested_rows;  /* when mean and codec were chosen or looked at */
-    bool measure_again;    /* links have changed since */
-    bool fallen_apart;     /* rows do not find themselves: build anew ... */
+    uint64_t timed_rows, timed_ns; /* linked since then, to learn rows_per_s; 0: none are */
+    uint64_t swept;                /* of `ended`: a sweep has seen to so many */
+    uint64_t inserted;             /* nodes linked since the last audit */
+    uint64_t changes;              /* nodes linked or swept since all rows were searched for */
+    uint64_t found_lsn;            /* rows born until then were */
+    uint64_t tested_rows;          /* when mean and codec were chosen or looked at */
+    bool measure_again;            /* links have changed since */
+    bool fallen_apart;             /* rows do not find themselves: build anew ... */
     uint64_t rebuilt_rows; /* ... but not again before there are clearly more rows than this */
     struct {
         bool replaying; /* the log may be replayed still: slots are used whose nodes are linked */

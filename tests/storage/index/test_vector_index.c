@@ -200,6 +200,41 @@ static void writers_wait_only_for_a_backlog_and_one_behind_the_other(void **stat
     vector_index_free(ix);
 }
 
+static void few_rows_may_be_pending_while_they_are_searched(void **state)
+{
+    (void)state;
+    const uint64_t seconds = 1000000000;
+    struct vector_index *ix = index_with_graph(NULL);
+    atomic_store(&ix->rows_per_s, 10000);
+    for (uint32_t i = 0; i < 10000; i++)
+        vector_index_put(ix, i);
+    /* Nobody searches, or finds only few. */
+    assert_int_equal(vector_index_backlog(ix), 0);
+    vector_index_compared_pending(ix, 100);
+    assert_int_equal(vector_index_backlog(ix), 0);
+
+    vector_index_compared_pending(ix, 10000);
+    assert_true(vector_index_backlog(ix) > 8000);
+    /* Slower than they are linked, but not much at a time. */
+    assert_in_range(vector_index_delay_ns(ix, 1), seconds / 10000 + 1, seconds / 25);
+    for (int i = 0; i < 100; i++)
+        assert_in_range(vector_index_delay_ns(ix, 1), 1, seconds / 25);
+
+    /* Without searches more and more may be. */
+    uint64_t last = vector_index_backlog(ix);
+    for (uint64_t ago = 300; ago < 1000; ago += 300) {
+        atomic_store(&ix->crowded_ns, clock_ns() - ago * 1000000);
+        assert_true(vector_index_backlog(ix) < last);
+        last = vector_index_backlog(ix);
+    }
+    atomic_store(&ix->crowded_ns, clock_ns() - 3 * seconds);
+    assert_int_equal(vector_index_backlog(ix), 0);
+    /* Another thread's clock may be a little ahead. */
+    atomic_store(&ix->crowded_ns, clock_ns() + seconds);
+    assert_true(vector_index_backlog(ix) > 8000);
+    vector_index_free(ix);
+}
+
 /* ---- what is kept ---- */
 
 static void state_goes_out_and_comes_back(void **state)
@@ -352,6 +387,7 @@ int main(void)
         cmocka_unit_test(the_dead_are_known),
         cmocka_unit_test(pending_rows_are_seen_whole_while_they_come_and_go),
         cmocka_unit_test(writers_wait_only_for_a_backlog_and_one_behind_the_other),
+        cmocka_unit_test(few_rows_may_be_pending_while_they_are_searched),
         cmocka_unit_test(state_goes_out_and_comes_back),
         cmocka_unit_test(effort_is_what_was_measured),
         cmocka_unit_test(effort_grows_with_recall_and_with_k),
