@@ -157,6 +157,15 @@ static uint64_t tend(struct index_work *w)
     return earlier(due, measure_at);
 }
 
+/* Writers may always have more to be linked: what else is under way takes turns with it. */
+static bool links_now(struct index_work *w)
+{
+    struct vector_index *ix = w->ix;
+    bool has_rival = ix->build || ix->sweep || sweep_due(w) <= clock_ns();
+    ix->linked_last = !has_rival || !ix->linked_last;
+    return ix->linked_last;
+}
+
 static uint64_t work(struct index_work *w, bool may_build)
 {
     struct vector_index *ix = w->ix;
@@ -166,7 +175,8 @@ static uint64_t work(struct index_work *w, bool may_build)
     if (atomic_load_explicit(&ix->lost, memory_order_acquire)) index_reset(w);
     if (ix->not_before_ns > clock_ns()) return ix->not_before_ns;
     if (!have_in_memory(w)) return ix->not_before_ns;
-    if (work_graph(w) && !build_is_closing(ix->build)) due = link_pending(w);
+    if (work_graph(w) && !build_is_closing(ix->build))
+        due = links_now(w) ? link_pending(w) : link_is_done(ix) ? UINT64_MAX : 0;
     if (work_is_cancelled(w)) return UINT64_MAX;
     if (work_is_over(w)) return 0;
     if (ix->build) return build_go_on(w);

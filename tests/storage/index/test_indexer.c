@@ -1,6 +1,7 @@
 /* The indexer at work: what is acknowledged is found, what is dead goes, what is promised holds. */
 #include "tests/storage/fixture.h"
 
+#include <inttypes.h>
 #include <pthread.h>
 
 #include "storage/base/epoch.h"
@@ -226,8 +227,8 @@ static void *search_for_new_rows(void *arg)
         uint64_t found[10];
         struct search_report report;
         size_t count = search(db, row_at(c->rows, i), 10, 0.999, false, found, &report);
-        /* A row that was pending at any time of the search was compared exactly; one of the graph
-         * is its own nearest neighbour, which a walk does not miss. */
+        /* Every pending row is compared, by its code if it has one; one of the graph is its own
+         * nearest neighbour, which a walk does not miss. */
         if (count == 0 || found[0] != i) fail_msg("row %u of %u was not found", i, n);
         atomic_fetch_add(&c->searches, 1);
         atomic_fetch_add(&c->by_graph, report.strategy == SEARCH_GRAPH);
@@ -259,6 +260,64 @@ static void what_is_acknowledged_is_found_at_once(void **state)
     atomic_store(&c.done, true);
     for (int i = 0; i < SEARCHERS; i++)
         pthread_join(threads[i], NULL);
+    free(r.numbers);
+    close_all();
+}
+
+static bool nothing_is_pending(void *ctx)
+{
+    return vector_index_pending(ctx) == 0;
+}
+
+/* Whoever searches compares few pending rows, however fast others write; and no put takes long. */
+static void writers_make_way_for_searches(void **state)
+{
+    (void)state;
+    enum { OFTEN = 20 };
+    uint32_t first = 1000, count = first + 8000 / SLOWER;
+    struct rows r = make_rows(128, count, 20, 1, false, 5);
+    struct search_report report;
+    uint64_t ids[10], most = 0, longest = 0;
+    open_graph(128);
+    put_rows(&r, 0, first);
+    service_settle_index(svc, db);
+    for (uint32_t i = first; i < count; i++) {
+        uint64_t begun = clock_ns();
+        put_rows(&r, i, i + 1);
+        uint64_t took = clock_ns() - begun;
+        if (took > longest) longest = took;
+        if (i % OFTEN) continue;
+        search(db, row_at(&r, i), 10, 0, false, ids, &report);
+        assert_int_equal(report.strategy, SEARCH_GRAPH);
+        if (report.unlinked > most) most = report.unlinked;
+    }
+    /* Without searches so many would be pending in no time. */
+    if (most > 2500) fail_msg("%" PRIu64 " were pending", most);
+    /* 40 ms it waits at most; the rest is the machine's doing. */
+    if (longest > 500000000) fail_msg("a put took %" PRIu64 " us", longest / 1000);
+    assert_true(test_until(nothing_is_pending, index_of(db)));
+    free(r.numbers);
+    close_all();
+}
+
+/* Linkers that are never done do not keep dead rows from being swept. */
+static void sweeps_find_time_while_rows_are_replaced_at_full_speed(void **state)
+{
+    (void)state;
+    enum { ROWS = SLOWER > 1 ? 300 : 1000, OFTEN = 10 };
+    struct rows r = make_rows(128, 2 * ROWS, 20, 1, false, 5);
+    struct search_report report;
+    uint64_t ids[10];
+    open_graph(128);
+    put_rows(&r, 0, ROWS);
+    service_settle_index(svc, db);
+    struct vector_index *ix = index_of(db);
+    uint64_t swept = vector_index_reuse_lsn(ix), until = clock_ns() + 60 * SECOND_NS;
+    for (uint32_t i = 0; vector_index_reuse_lsn(ix) == swept; i++) {
+        test_put(db, (struct vector_id){.number = i % ROWS}, row_at(&r, i % (2 * ROWS)), NULL);
+        if (i % OFTEN == 0) search(db, row_at(&r, i % ROWS), 10, 0, false, ids, &report);
+        if (clock_ns() > until) fail_msg("no sweep during %u updates", i);
+    }
     free(r.numbers);
     close_all();
 }
@@ -651,6 +710,8 @@ int main(void)
         cmocka_unit_test(a_graph_is_built_when_there_are_enough_rows),
         cmocka_unit_test(auto_waits_for_rows_that_take_long_to_scan_and_flat_for_ever),
         cmocka_unit_test(what_is_acknowledged_is_found_at_once),
+        cmocka_unit_test(writers_make_way_for_searches),
+        cmocka_unit_test(sweeps_find_time_while_rows_are_replaced_at_full_speed),
         cmocka_unit_test(slots_are_used_again_only_behind_a_sweep),
         cmocka_unit_test(churn_does_not_wear_the_graph_out),
         cmocka_unit_test(every_row_finds_itself),
