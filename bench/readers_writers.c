@@ -8,7 +8,8 @@
  * and touch nothing; beside two inserters at full speed, with whatever the index does in the
  * background for them.  All are threads of one process at the same priority, so the scheduler
  * treats burners and inserters alike, and what inserters cost beyond burners is locks, memory and
- * linking.  The set has to have rows to insert left: half of it is there at the start.
+ * linking.  Half of the set is there at the start; when all of it is, rows are replaced.  How the
+ * inserters fare is told, too: they may be slowed down, but none of their requests for long.
  */
 #include <pthread.h>
 #include <stdatomic.h>
@@ -28,28 +29,35 @@ static const char *const phase_names[] = {"alone", "beside 2 burners", "beside 2
 struct world {
     struct dataset set;
     struct bench_store store;
-    _Atomic size_t next_row, inserted;
+    _Atomic size_t next_row;
     _Atomic bool stopping;
     double seconds;
     struct search_report last; /* of the phase */
 };
 
+struct neighbour {
+    struct world *world;
+    struct bench_times puts;
+};
+
 static void *insert(void *arg)
 {
-    struct world *w = arg;
+    struct neighbour *n = arg;
+    struct world *w = n->world;
     while (!w->stopping) {
         size_t row = atomic_fetch_add(&w->next_row, 1);
         /* All inserted: the same rows again, which replaces them. */
         const float *vector = w->set.base + row % w->set.base_count * w->set.dimension;
+        double begun = bench_now();
         store_put_one(&w->store, vector, row % w->set.base_count);
-        atomic_fetch_add(&w->inserted, 1);
+        bench_times_add(&n->puts, bench_now() - begun);
     }
     return NULL;
 }
 
 static void *burn(void *arg)
 {
-    struct world *w = arg;
+    struct world *w = ((struct neighbour *)arg)->world;
     volatile uint64_t x = 1;
     while (!w->stopping)
         for (int i = 0; i < 1000; i++)
@@ -71,24 +79,39 @@ static void read_for(struct world *w, struct bench_times *times)
     }
 }
 
-static void run_phase(struct world *w, enum phase phase, struct bench_times *times)
+static void run_phase(struct world *w, enum phase phase, struct bench_times *searches,
+                      struct bench_times *puts)
 {
+    static struct neighbour neighbours[INSERTERS];
     pthread_t threads[INSERTERS];
     void *(*beside)(void *) = phase == WRITERS ? insert : burn;
     w->stopping = false;
-    w->inserted = 0;
-    for (int i = 0; phase != ALONE && i < INSERTERS; i++)
-        if (pthread_create(&threads[i], NULL, beside, w)) bench_fail("no thread");
-    read_for(w, times);
+    puts->count = 0;
+    for (int i = 0; phase != ALONE && i < INSERTERS; i++) {
+        neighbours[i].world = w;
+        neighbours[i].puts.count = 0;
+        if (pthread_create(&threads[i], NULL, beside, &neighbours[i])) bench_fail("no thread");
+    }
+    read_for(w, searches);
     w->stopping = true;
-    for (int i = 0; phase != ALONE && i < INSERTERS; i++)
+    for (int i = 0; phase != ALONE && i < INSERTERS; i++) {
         pthread_join(threads[i], NULL);
+        for (size_t k = 0; k < neighbours[i].puts.count; k++)
+            bench_times_add(puts, neighbours[i].puts.values[k]);
+    }
+}
+
+/* Nothing is left to be done in the background, in the phases without inserters. */
+static void settle(struct world *w)
+{
+    store_settle(&w->store);
+    service_settle_index(w->store.svc, w->store.db);
 }
 
 int main(int argc, char **argv)
 {
     static struct world w;
-    static struct bench_times times;
+    static struct bench_times times, puts;
     struct bench_args args;
     const char *value;
     double p99[PHASE_COUNT][ROUNDS_MAX], ratios[ROUNDS_MAX], seconds = PHASE_S;
@@ -108,20 +131,26 @@ int main(int argc, char **argv)
                                                  .dimension = w.set.dimension,
                                                  .capacity = w.set.base_count});
     store_put(&w.store, w.set.base, 0, w.next_row, NULL, NULL);
-    store_settle(&w.store);
+    settle(&w);
     for (int round = 0; round < rounds; round++) {
         for (int phase = 0; phase < PHASE_COUNT; phase++) {
-            run_phase(&w, (enum phase)phase, &times);
+            run_phase(&w, (enum phase)phase, &times, &puts);
             p99[phase][round] = bench_quantile(&times, 0.99);
             printf("{\"bench\":\"readers_writers\",\"round\":%d,\"phase\":\"%s\",\"searches\":%zu,"
-                   "\"inserted_per_s\":%.0f,\"p50_us\":%.0f,\"p99_us\":%.0f,\"p999_us\":%.0f,"
-                   "\"max_us\":%.0f,\"strategy\":\"%s\",\"unlinked\":%llu}\n",
-                   round, phase_names[phase], times.count, (double)w.inserted / seconds,
-                   1e6 * bench_quantile(&times, 0.5), 1e6 * p99[phase][round],
-                   1e6 * bench_quantile(&times, 0.999), 1e6 * bench_quantile(&times, 1),
-                   search_strategy_name(w.last.strategy), (unsigned long long)w.last.unlinked);
+                   "\"p50_us\":%.0f,\"p99_us\":%.0f,\"p999_us\":%.0f,\"max_us\":%.0f,"
+                   "\"strategy\":\"%s\",\"unlinked\":%llu",
+                   round, phase_names[phase], times.count, 1e6 * bench_quantile(&times, 0.5),
+                   1e6 * p99[phase][round], 1e6 * bench_quantile(&times, 0.999),
+                   1e6 * bench_quantile(&times, 1), search_strategy_name(w.last.strategy),
+                   (unsigned long long)w.last.unlinked);
+            if (puts.count)
+                printf(",\"inserted_per_s\":%.0f,\"put_p50_us\":%.0f,\"put_p99_us\":%.0f,"
+                       "\"put_max_ms\":%.1f",
+                       (double)puts.count / seconds, 1e6 * bench_quantile(&puts, 0.5),
+                       1e6 * bench_quantile(&puts, 0.99), 1e3 * bench_quantile(&puts, 1));
+            printf("}\n");
             fflush(stdout);
-            store_settle(&w.store);
+            settle(&w);
         }
         ratios[round] = p99[WRITERS][round] / p99[BURNERS][round];
     }
