@@ -6,7 +6,12 @@
 #include "storage/base/arena.h"
 #include "storage/filter/filter.h"
 
-enum { ROWS = 3000, MORE = 400, K = 10 };
+#if defined(__SANITIZE_THREAD__)
+enum { ROWS = 2000, MORE = 200 };
+#else
+enum { ROWS = 3000, MORE = 400 };
+#endif
+enum { K = 10 };
 
 static struct err err;
 
