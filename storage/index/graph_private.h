@@ -167,6 +167,13 @@ bool graph_link_to_twin(struct graph *g, struct graph_arena *a, const struct can
 uint32_t graph_next_living_twin(const struct graph *g, const struct graph_arena *a,
                                 const uint64_t *dead, uint32_t node, uint32_t end);
 
+/* ---- graph_repair.c ---- */
+
+/* The node that `node` would lead to instead of `hidden` had that one never been there, about;
+ * NO_NODE: none, or it does not lead there.  Uses graph_candidates() and s->other_code. */
+uint32_t graph_detour(struct graph *g, const struct graph_arena *a, struct graph_scratch *s,
+                      uint32_t node, uint32_t hidden);
+
 enum { CANDIDATES_MAX = 2048 };
 /* Arrays of CANDIDATES_MAX, the calling thread's; count 0.  NULL: out of memory. */
 struct candidates *graph_candidates(void);

@@ -149,6 +149,8 @@ void graph_walk(struct graph *g, const struct graph_arena *a, struct graph_scrat
     struct flight flights[2] UNINITIALIZED;
     int now = 0;
     flights[0].count = flights[1].count = 0;
+    /* A linker hides a node that is not there yet. */
+    const bool is_hiding = !q->from_cell && hidden < a->capacity;
     hide(s, a, hidden);
     enter(g, a, s, q, hidden, NULL, NULL, 0);
     uint32_t window = window_of(g);
@@ -161,6 +163,10 @@ void graph_walk(struct graph *g, const struct graph_arena *a, struct graph_scrat
             pool->id[next] = id | POOL_EXPANDED;
             s->visited_count++;
             out->count = fresh_links(g, a, s, id, q->from_cell, out->nodes);
+            if (is_hiding) {
+                uint32_t detour = graph_detour(g, a, s, id, hidden);
+                if (detour != NO_NODE && graph_visit(s, detour)) out->nodes[out->count++] = detour;
+            }
             s->distances_computed += out->count;
             fetch_cells(g, a, out->nodes, out->count < window ? out->count : window);
             for (uint32_t z = next + 1; z < pool->count && z < next + 3; z++)

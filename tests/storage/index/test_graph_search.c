@@ -7,6 +7,7 @@
 
 #include <cmocka.h>
 
+#include "storage/index/graph_private.h"
 #include "tests/storage/index/graph_world.h"
 
 enum { ROWS = 5000 / ROWS_DIVISOR };
@@ -158,6 +159,27 @@ static void hidden_nodes_are_not_walked_through(void **state)
     assert_int_equal(search_with(&w, &q).node[0], 49);
     q.hidden = 0; /* the one entry */
     assert_int_equal(search_with(&w, &q).found.count, 0);
+    world_free(&w);
+}
+
+/* Some of those that lead to it would lead to its neighbours. */
+static void a_hidden_node_leaves_half_a_gap(void **state)
+{
+    (void)state;
+    enum { NODES = 1000 };
+    struct world w;
+    make_chain(&w, NODES);
+    struct graph_arena *a = graph_arena(w.g);
+    struct graph_scratch *s = graph_scratch(w.g, a, 1);
+    uint32_t detours = 0;
+    assert_non_null(s);
+    for (uint32_t i = 1; i + 2 < NODES; i++) {
+        uint32_t to = graph_detour(w.g, a, s, i, i + 1);
+        if (to != NO_NODE) assert_int_equal(to, i + 2);
+        detours += to != NO_NODE;
+        assert_int_equal(graph_detour(w.g, a, s, i, i + 2), NO_NODE); /* it does not lead there */
+    }
+    assert_in_range(detours, NODES / 5, NODES / 2);
     world_free(&w);
 }
 
@@ -446,6 +468,7 @@ int main(void)
         cmocka_unit_test(fewer_than_ef_are_all_found),
         cmocka_unit_test(hidden_nodes_are_never_found),
         cmocka_unit_test(hidden_nodes_are_not_walked_through),
+        cmocka_unit_test(a_hidden_node_leaves_half_a_gap),
         cmocka_unit_test(a_filtered_search_finds_only_what_is_allowed),
         cmocka_unit_test(a_filtered_search_gives_up_when_it_is_told_to),
         cmocka_unit_test(seeds_are_entries),
