@@ -44,7 +44,8 @@ static void tell_work(const struct trial *t, uint32_t ef, double *ef_used, doubl
     }
 }
 
-/* The database measures its own recall in the background, after it has linked all rows. */
+/* The database measures its own recall in the background, after it has linked all rows; and again,
+ * more precisely, in idle time, which need not be waited for here. */
 static void await_measurement(const struct trial *t)
 {
     double ef, distances, expected = 0;
@@ -53,6 +54,8 @@ static void await_measurement(const struct trial *t)
         bench_sleep(0.05);
     }
     if (expected == 0) fprintf(stderr, "NOTE: %s: no recall was measured\n", t->set.name);
+    struct bench_store *store = subject_database_store(&t->ours);
+    service_settle_index(store->svc, store->db);
 }
 
 /* The smallest ef that reaches a recall, EF_MAX + 1 if none does. */

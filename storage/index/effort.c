@@ -11,6 +11,14 @@ static double log_miss(double recall)
     return log(fmax(1 - recall, 1e-5));
 }
 
+/* What is aimed at: a part of what may be missed is kept in reserve.  Queries are not drawn from
+ * the rows, and those of a day find a little more or less than the average. */
+static double aim(double recall)
+{
+    const double reserve = 0.1;
+    return 1 - (1 - reserve) * (1 - recall);
+}
+
 /* Position in the ladder of candidates where the row of the table reaches the recall: step number
  * and part of the way from the one before it.  Beyond the last one: false. */
 static double reach(const struct effort_table *t, int row, double recall)
@@ -43,8 +51,9 @@ static double recall_at(const struct effort_table *t, int row, double position)
     return fmax(t->recall[row][i], 1 - exp(from + (position - i) * (to - from)));
 }
 
-static double effort_in_row(const struct effort_table *t, int row, double recall, double *expected)
+static double effort_in_row(const struct effort_table *t, int row, double wanted, double *expected)
 {
+    double recall = aim(wanted);
     double position = reach(t, row, recall);
     uint32_t last = t->steps - 1;
     if (isfinite(position)) {
@@ -73,10 +82,17 @@ double effort_measured(const struct effort_table *t, double recall, size_t k, do
     return low * pow(high / low, part);
 }
 
-double effort_guessed(double rows, double recall, size_t k)
+double effort_grown(double effort, double measured_rows, double rows)
 {
+    return rows > measured_rows && measured_rows > 0 ? effort * sqrt(rows / measured_rows) : effort;
+}
+
+double effort_guessed(enum codec_kind codec, double rows, double recall, size_t k)
+{
+    const double binary_times = 4;
     double ef = fmax(2 * (double)k, 64);
     if (rows > 1e5) ef *= 1 + 0.25 * log2(rows / 1e5);
     double miss = fmax(1 - recall, 0.0005);
+    if (codec == CODEC_BINARY) ef *= binary_times;
     return ef * fmax(0.5, pow(0.05 / miss, 0.7));
 }

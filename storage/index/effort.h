@@ -7,11 +7,14 @@
 /* Of the EFFORT_KS rows of a table. */
 extern const uint32_t effort_ks[EFFORT_KS];
 
-/* Candidates that find the `k` nearest with `recall`, by a table: the measured recall less its
- * standard error reaches it; between steps and ks it is interpolated.  *expected is the recall that
- * was measured there. */
+/* Candidates that find the `k` nearest with `recall`, by a table: the measured recall less twice
+ * its standard error reaches it, and a tenth of what may be missed is kept in reserve; between
+ * steps and ks it is interpolated.  *expected is the recall that was measured there. */
 double effort_measured(const struct effort_table *t, double recall, size_t k, double *expected);
-/* Before anything was measured, for a graph of so many rows: careful. */
-double effort_guessed(double rows, double recall, size_t k);
+/* Now that there are more rows than when it was measured.  On data that are hard to search the
+ * effort grows about with the square root of their number, else more slowly. */
+double effort_grown(double effort, double measured_rows, double rows);
+/* Before anything was measured, for a graph of so many rows with such codes: careful. */
+double effort_guessed(enum codec_kind codec, double rows, double recall, size_t k);
 
 #endif

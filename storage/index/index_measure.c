@@ -1,9 +1,13 @@
 /*
  * index_measure.c - what recall an effort gives on these rows, and what live searches had.
  *
- * CALIBRATION.  Some hundred rows of the graph are taken as queries, as if they were not there.
- * Their nearest rows are found by comparing all; then the graph is searched for them with more and
- * more candidates.  The table of the recalls is what searches choose their effort by.
+ * CALIBRATION.  Rows of the graph are taken as queries, as if they were not there.  Their nearest
+ * rows are found by comparing all; then the graph is searched for them with more and more
+ * candidates.  The table of the recalls is what searches choose their effort by.
+ *
+ * Some hundred queries make a table; with its standard errors it is good enough to keep a promise,
+ * but not cheaply.  In idle time it is made again of more of them, batch by batch, until the errors
+ * near the recalls that are asked for are small, or too much has been computed.
  *
  * SAMPLES are live searches; rows that came or ended since are left out of the comparison.
  *
@@ -23,20 +27,28 @@
 #include "storage/index/search.h"
 
 enum {
-    QUERIES_MAX = 300,
+    BATCH_QUERIES = 300,
+    BATCH_BYTES = 64 << 20, /* of queries */
+    QUERIES_MAX = 2400,
     QUERIES_MIN = 100,
-    QUERY_BYTES = 64 << 20,
     BUDGET_S = 20, /* of exact distances */
     KEPT = 120,    /* nearest rows of a query: some may end meanwhile   */
     K_MAX = 100,
-    FEW_QUERIES = 100, /* of many candidates: nearly all is found then, and it costs more */
-    MANY_CANDIDATES = 300,
+    FEW_QUERIES = 100,     /* where nearly all is found: that costs more */
+    MANY_CANDIDATES = 300, /* at least, before queries are few           */
     BLOCK_BYTES_MAX = 1 << 20,
     BLOCK_ROWS_MAX = 512,
     GROWN_PERCENT = 25, /* more or fewer rows: measured again */
     SAMPLES_REST_S = 10,
     AVERAGED = 64, /* samples that the moving average is about */
 };
+
+/* Of k = 10.  Recalls that matter; below and above, errors may be what they are. */
+#define MATTERS_FROM 0.85
+#define MATTERS_TO   0.995
+/* Two standard errors are small next to what is missed. */
+#define PRECISION      0.1
+#define PRECISION_BEST 0.002
 
 static const uint32_t ladder[EFFORT_STEPS] = {10,  16,  24,  32,  48,  64,   96,   128,
                                               192, 256, 384, 512, 768, 1024, 1536, 2048};
@@ -54,7 +66,14 @@ struct subject {
     uint32_t hidden; /* UINT32_MAX: none */
     uint64_t lsn;    /* of rows to be compared, UINT64_MAX: all */
     struct truth truth;
-    double recall[EFFORT_KS]; /* of the last step of the ladder */
+    double recall[EFFORT_KS];  /* of the last step of the ladder */
+    uint32_t asked[EFFORT_KS]; /* with so many candidates */
+};
+
+/* Recalls with one number of candidates, of all batches. */
+struct step_sums {
+    uint32_t count;
+    double sum[EFFORT_KS], squares[EFFORT_KS];
 };
 
 struct measurement {
@@ -77,8 +96,13 @@ struct measurement {
     } block;
 
     /* The ladder. */
-    uint32_t step;
+    uint32_t step, steps; /* steps: that the first batch took; 0: it is this one */
+    struct step_sums sums[EFFORT_STEPS];
     struct effort_table table;
+    bool replaces;             /* the table that there is, however good that is */
+    uint64_t batch_ns;         /* what the first batch cost */
+    uint32_t queries_max;      /* of all batches */
+    uint64_t shuffled, looked; /* rows are taken in the order that begins at `shuffled` */
 
     const struct index_work *w; /* while it is worked on */
     struct graph *graph;
@@ -104,6 +128,41 @@ static bool has_changed(const struct effort_table *t, uint64_t rows)
     return difference * 100 > t->rows * GROWN_PERCENT;
 }
 
+static bool is_step_precise(const struct effort_table *t, uint32_t i)
+{
+    double missed = 1 - t->recall[1][i];
+    return 2 * t->error[1][i] <= fmax(PRECISION * missed, PRECISION_BEST);
+}
+
+static bool is_precise(const struct effort_table *t)
+{
+    for (uint32_t i = 0; i < t->steps; i++) {
+        bool matters = t->recall[1][i] >= MATTERS_FROM && t->recall[1][i] <= MATTERS_TO;
+        if (matters && !is_step_precise(t, i)) return false;
+    }
+    return true;
+}
+
+/* Of a calibration that goes on to its end. */
+static uint32_t query_count(const struct index_work *w, uint64_t rows)
+{
+    uint64_t ns = rows * (8 + w->ix->dimension / 10) + 1;
+    uint64_t count = BUDGET_S * SECOND_NS / ns;
+    if (count > QUERIES_MAX) count = QUERIES_MAX;
+    if (count < QUERIES_MIN) count = QUERIES_MIN;
+    uint32_t most = atomic_load_explicit(&w->ix->queries_max, memory_order_relaxed);
+    return most && count > most ? most : (uint32_t)count;
+}
+
+/* More queries are not worth while, or would be not many more: it need not be done again whenever
+ * the database is opened. */
+static bool is_final(const struct index_work *w, const struct effort_table *t)
+{
+    uint64_t most = query_count(w, t->rows);
+    if (most > t->rows) most = t->rows;
+    return t->queries * 2 >= most || is_precise(t);
+}
+
 static uint64_t calibration_due(const struct index_work *w)
 {
     const struct vector_index *ix = w->ix;
@@ -111,7 +170,8 @@ static uint64_t calibration_due(const struct index_work *w)
     if (!g || atomic_load(&g->linked_count) < 2) return UINT64_MAX;
     const struct effort_table *t = atomic_load_explicit(&ix->effort, memory_order_relaxed);
     if (!t || has_changed(t, atomic_load(&g->linked_count))) return 0;
-    return ix->measure_again ? work_idle_at(w, ix->measured_ns) : UINT64_MAX;
+    bool is_due = ix->measure_again || (!ix->measured_well && !is_final(w, t));
+    return is_due ? work_idle_at(w, ix->measured_ns) : UINT64_MAX;
 }
 
 static uint64_t samples_due(const struct index_work *w)
@@ -159,26 +219,22 @@ static struct subject *add_subject(struct index_work *w, struct measurement *m, 
     return s;
 }
 
-static uint32_t query_count(const struct index_work *w, uint64_t rows)
+static uint32_t batch_size(const struct index_work *w)
 {
-    uint64_t ns = rows * (8 + w->ix->dimension / 10) + 1;
-    uint64_t count = BUDGET_S * SECOND_NS / ns;
-    uint64_t room = QUERY_BYTES / (w->ix->dimension * sizeof(float));
-    if (count > QUERIES_MAX) count = QUERIES_MAX;
-    if (count < QUERIES_MIN) count = QUERIES_MIN;
-    uint32_t most = atomic_load_explicit(&w->ix->queries_max, memory_order_relaxed);
-    if (most && count > most) count = most;
-    return (uint32_t)(count > room && room > 0 ? room : count);
+    uint64_t room = BATCH_BYTES / (w->ix->dimension * sizeof(float));
+    return room < 1 ? 1 : room < BATCH_QUERIES ? (uint32_t)room : BATCH_QUERIES;
 }
 
-/* A sample of the rows of the graph. */
-static void choose_queries(struct index_work *w, struct measurement *m, struct graph *g,
-                           uint32_t wanted)
+/* A sample of the rows of the graph: the next ones. */
+static void choose_queries(struct index_work *w, struct measurement *m, struct graph *g)
 {
     unsigned bits = work_shuffle_bits(m->end_slot);
-    uint64_t all = UINT64_C(1) << bits, from = clock_ns();
-    for (uint64_t i = 0; i < all && m->count < wanted && !work_is_cancelled(w); i++) {
-        uint64_t slot = work_shuffle((from + i) & (all - 1), bits);
+    uint64_t all = UINT64_C(1) << bits;
+    uint32_t left = m->queries_max - m->table.queries, most = batch_size(w);
+    if (most > left) most = left;
+    m->count = 0;
+    for (; m->looked < all && m->count < most && !work_is_cancelled(w); m->looked++) {
+        uint64_t slot = work_shuffle((m->shuffled + m->looked) & (all - 1), bits);
         const struct slot *s;
         const float *row;
         if (slot >= m->end_slot || !work_is_linked(g, (uint32_t)slot)) continue;
@@ -193,18 +249,21 @@ static void choose_queries(struct index_work *w, struct measurement *m, struct g
 static struct measurement *calibration_new(struct index_work *w)
 {
     struct graph *g = work_graph(w);
-    uint32_t linked = atomic_load(&g->linked_count), wanted = query_count(w, linked);
+    uint32_t linked = atomic_load(&g->linked_count);
     struct measurement *m = mem_new(struct measurement);
     m->is_calibration = true;
     m->end_slot = atomic_load(&g->node_count);
+    m->queries_max = query_count(w, linked);
+    m->shuffled = clock_ns();
+    m->table.rows = linked;
+    m->replaces = w->ix->measure_again;
     w->ix->measure_again = false;
-    if (!make_room(w, m, wanted)) {
+    w->ix->measured_well = false;
+    if (!make_room(w, m, batch_size(w))) {
         measurement_free(m);
         return NULL;
     }
-    choose_queries(w, m, g, wanted);
-    m->table.rows = linked;
-    m->table.queries = m->count;
+    choose_queries(w, m, g);
     return m;
 }
 
@@ -327,24 +386,37 @@ static double share(const double *distances, size_t count, double bound, uint32_
     return k ? (double)hits / k : 1;
 }
 
-/* Search for 10 and for 100: what is found first of the 10 is what a search for one finds. */
-static bool search_subject(struct measurement *m, struct subject *s, uint32_t ef)
+/* What a search with `ef` candidates finds of the nearest. */
+static enum err_code search_row(struct measurement *m, struct reader *r, struct subject *s, int row,
+                                uint32_t ef)
 {
-    const struct index_work *w = m->w;
-    struct reader r;
     struct err err;
-    uint32_t slots[K_MAX];
+    uint32_t slots[K_MAX], k = effort_ks[row];
     double distances[K_MAX];
     size_t count;
+    enum err_code rc = search_graph_only(r, m->graph, s->vector, ef, k, s->hidden, slots, distances,
+                                         &count, NULL, &err);
+    if (rc) return rc;
+    for (int of = row; of >= (row == 1 ? 0 : row); of--) {
+        uint32_t wanted = effort_ks[of];
+        double bound = nearest_alive(r, &s->truth, &wanted);
+        s->recall[of] = share(distances, count, bound, wanted);
+    }
+    return ERR_OK;
+}
+
+/* Search for 10 and for 100: what is found first of the 10 is what a search for one finds.  No
+ * search has fewer candidates than results and one more. */
+static bool search_subject(struct measurement *m, struct subject *s, uint32_t ef)
+{
+    struct reader r;
     enum err_code rc = ERR_OK;
-    reader_begin(w->db, &r);
-    for (int row = EFFORT_KS - 1; row >= 0 && !rc; row--) {
-        uint32_t k = effort_ks[row];
-        if (row > 0)
-            rc = search_graph_only(&r, m->graph, s->vector, ef, k, s->hidden, slots, distances,
-                                   &count, NULL, &err);
-        double bound = nearest_alive(&r, &s->truth, &k);
-        if (!rc) s->recall[row] = share(distances, count, bound, k);
+    reader_begin(m->w->db, &r);
+    for (int row = 1; row < EFFORT_KS && !rc; row++) {
+        uint32_t candidates = ef > effort_ks[row] ? ef : effort_ks[row] + 1;
+        if (s->asked[row] == candidates) continue; /* on the step before this one */
+        rc = search_row(m, &r, s, row, candidates);
+        s->asked[row] = candidates;
     }
     reader_end(&r);
     return rc == ERR_OK;
@@ -353,7 +425,10 @@ static bool search_subject(struct measurement *m, struct subject *s, uint32_t ef
 /* Queries of this step of the ladder. */
 static uint32_t step_queries(const struct measurement *m)
 {
-    bool few = ladder[m->step] > MANY_CANDIDATES && m->count > FEW_QUERIES;
+    const struct effort_table *t = &m->table;
+    uint32_t i = m->step;
+    bool is_easy = i > 0 && t->recall[1][i - 1] >= 0.97f && t->recall[2][i - 1] >= 0.97f;
+    bool few = ladder[i] > MANY_CANDIDATES && is_easy && m->count > FEW_QUERIES;
     return few ? FEW_QUERIES : m->count;
 }
 
@@ -375,20 +450,14 @@ static void take_over(struct effort_table *t, int to_row, uint32_t to, int row, 
     t->error[to_row][to] = t->error[row][i];
 }
 
-/* The mean over all queries.  It is never less than with fewer candidates; and one row is not
+/* The means over all queries so far.  None is less than with fewer candidates; and one row is not
  * harder to find than ten, but its mean has the larger error. */
-static void note_step(struct measurement *m)
+static void fill_step(struct effort_table *t, uint32_t i, const struct step_sums *sums)
 {
-    struct effort_table *t = &m->table;
-    uint32_t i = t->steps++, count = step_queries(m);
-    t->ef[i] = ladder[m->step];
+    const double n = sums->count;
+    t->ef[i] = ladder[i];
     for (int row = 0; row < EFFORT_KS; row++) {
-        double sum = 0, squares = 0, n = count;
-        for (uint32_t q = 0; q < count; q++) {
-            sum += m->subjects[q].recall[row];
-            squares += m->subjects[q].recall[row] * m->subjects[q].recall[row];
-        }
-        double mean = sum / n, variance = squares / n - mean * mean;
+        double mean = sums->sum[row] / n, variance = sums->squares[row] / n - mean * mean;
         t->recall[row][i] = (float)mean;
         t->error[row][i] = (float)sqrt(fmax(variance, 0) / n);
         if (i > 0) take_over(t, row, i, row, i - 1);
@@ -396,6 +465,24 @@ static void note_step(struct measurement *m)
     take_over(t, 0, i, 1, i);
 }
 
+static void note_step(struct measurement *m)
+{
+    struct step_sums *sums = &m->sums[m->step];
+    uint32_t count = step_queries(m);
+    sums->count += count;
+    for (int row = 0; row < EFFORT_KS; row++) {
+        for (uint32_t q = 0; q < count; q++) {
+            double recall = m->subjects[q].recall[row];
+            sums->sum[row] += recall;
+            sums->squares[row] += recall * recall;
+        }
+    }
+    if (m->steps == 0) m->table.steps = m->step + 1;
+    for (uint32_t i = m->step; i < m->table.steps; i++)
+        fill_step(&m->table, i, &m->sums[i]);
+}
+
+/* Of the first batch, which says how high the ladder is. */
 static bool is_enough(const struct measurement *m)
 {
     const struct effort_table *t = &m->table;
@@ -404,28 +491,59 @@ static bool is_enough(const struct measurement *m)
     return t->steps == EFFORT_STEPS || nearly_all || t->ef[last] >= t->rows;
 }
 
-/* True: it is measured. */
+/* On to the next step that is worth while.  False: there is none. */
+static bool next_step(struct measurement *m)
+{
+    atomic_store(&m->next, 0);
+    if (m->steps == 0) return !is_enough(m) && ++m->step;
+    while (++m->step < m->steps)
+        if (!is_step_precise(&m->table, m->step)) return true;
+    return false;
+}
+
+/* True: it is measured with the queries of this batch. */
 static bool climb(struct index_work *w, struct measurement *m)
 {
-    for (;;) {
+    do {
         team_run(w->team, TEAM_MAX, search_some, m);
         if (work_is_cancelled(w) || atomic_load(&m->failed)) return false;
         if (atomic_load(&m->next) < step_queries(m)) return false;
         note_step(m);
-        if (is_enough(m)) return true;
-        m->step++;
-        atomic_store(&m->next, 0);
-    }
+    } while (next_step(m));
+    m->steps = m->table.steps;
+    m->table.queries += m->count;
+    return true;
 }
 
+/* Not in the place of a better one. */
 static void publish_table(struct index_work *w, const struct measurement *m)
 {
+    const struct effort_table *old = atomic_load(&w->ix->effort);
+    bool is_newer = !old || has_changed(old, m->table.rows) || m->replaces;
+    if (!is_newer && old->queries > m->table.queries) return;
     struct effort_table *t = mem_new(struct effort_table);
     *t = m->table;
     vector_index_retire(atomic_exchange(&w->ix->effort, t));
     double expected = 0, ef = effort_measured(t, 0.95, 10, &expected);
     log_debug("database \"%s\": %.0f candidates find 10 rows with a recall of 0.95 (%u queries)",
               w->db->name, ef, t->queries);
+}
+
+/* One batch is done.  True: so is the calibration. */
+static bool end_batch(struct index_work *w, struct measurement *m)
+{
+    publish_table(w, m);
+    if (m->batch_ns == 0) m->batch_ns = m->work_ns;
+    bool is_stale = has_changed(&m->table, atomic_load(&m->graph->linked_count));
+    if (is_stale || work_idle_at(w, m->batch_ns) > clock_ns()) return true;
+    w->ix->measured_well = is_precise(&m->table);
+    if (w->ix->measured_well) return true;
+    choose_queries(w, m, m->graph);
+    w->ix->measured_well = m->count == 0; /* as well as may be */
+    m->is_climbing = false;
+    m->next_slot = 0;
+    m->step = 0;
+    return m->count == 0;
 }
 
 /* ---- samples ---- */
@@ -481,14 +599,15 @@ uint64_t measurement_go_on(struct index_work *w)
         atomic_store(&m->next, 0);
         if (done) note_samples(w, m);
     }
-    if (m->is_climbing && climb(w, m)) {
-        publish_table(w, m);
-        done = true;
-    }
+    bool is_measured = m->is_climbing && climb(w, m);
     m->work_ns += clock_ns() - begun;
+    if (is_measured) done = end_batch(w, m);
     if (atomic_load(&m->failed)) ix->not_before_ns = clock_ns() + SECOND_NS;
     if (!done && !atomic_load(&m->failed)) return 0;
-    *(m->is_calibration ? &ix->measured_ns : &ix->sampled_ns) = m->work_ns;
+    if (m->is_calibration)
+        ix->measured_ns = m->batch_ns ? m->batch_ns : m->work_ns;
+    else
+        ix->sampled_ns = m->work_ns;
     measurement_free(m);
     ix->measurement = NULL;
     return 0;

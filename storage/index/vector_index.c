@@ -319,9 +319,9 @@ uint32_t vector_index_effort(struct vector_index *ix, double recall, size_t k, d
     double rows = g ? (double)atomic_load_explicit(&g->linked_count, memory_order_relaxed) : 0, ef;
     *expected = 0;
     if (t && t->steps)
-        ef = effort_measured(t, recall, k, expected);
+        ef = effort_grown(effort_measured(t, recall, k, expected), (double)t->rows, rows);
     else
-        ef = effort_guessed(rows, recall, k);
+        ef = effort_guessed(g ? g->codec.kind : CODEC_INT8, rows, recall, k);
     ef = fmin(fmax(ceil(ef), (double)k), EFFORT_MAX);
     return (uint32_t)ef;
 }

@@ -122,6 +122,7 @@ struct vector_index {
     uint64_t found_lsn;            /* rows born until then were */
     uint64_t tested_rows;          /* when mean and codec were chosen or looked at */
     bool measure_again;            /* links have changed since */
+    bool measured_well;            /* as precisely as may be */
     bool fallen_apart;             /* rows do not find themselves: build anew ... */
     uint64_t rebuilt_rows; /* ... but not again before there are clearly more rows than this */
     struct {

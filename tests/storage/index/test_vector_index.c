@@ -274,53 +274,6 @@ static void state_goes_out_and_comes_back(void **state)
 
 /* ---- effort ---- */
 
-static struct effort_table table(void)
-{
-    struct effort_table t = {.rows = 1000, .queries = 300, .steps = 4, .ef = {10, 40, 160, 640}};
-    const float recall[4] = {0.8f, 0.9f, 0.98f, 0.999f};
-    for (int i = 0; i < 4; i++) {
-        t.recall[0][i] = recall[i] + 0.0005f;
-        t.recall[1][i] = recall[i];
-        t.recall[2][i] = recall[i] - 0.1f;
-        t.error[1][i] = 0.001f;
-    }
-    return t;
-}
-
-static void effort_is_what_was_measured(void **state)
-{
-    (void)state;
-    struct effort_table t = table();
-    double expected;
-    assert_int_equal((int)effort_measured(&t, 0.5, 10, &expected), 10);
-    assert_true(fabs(effort_measured(&t, 0.898, 10, &expected) - 40) < 0.5);
-    assert_true(fabs(expected - 0.9) < 0.001);
-    /* Less twice the error: 0.9 takes a little more than 40. */
-    double ef = effort_measured(&t, 0.9, 10, &expected);
-    assert_true(ef > 40 && ef < 60);
-    ef = effort_measured(&t, 0.95, 10, &expected);
-    assert_true(ef > 60 && ef < 160);
-    assert_true(expected > 0.94 && expected < 0.98);
-}
-
-static void effort_grows_with_recall_and_with_k(void **state)
-{
-    (void)state;
-    struct effort_table t = table();
-    double expected, last = 0;
-    for (double recall = 0.5; recall < 0.9999; recall += 0.003) {
-        double ef = effort_measured(&t, recall, 10, &expected);
-        assert_true(ef >= last);
-        last = ef;
-    }
-    last = 0;
-    for (size_t k = 1; k < 1000; k += 7) {
-        double ef = effort_measured(&t, 0.85, k, &expected);
-        assert_true(ef >= last * 0.999);
-        last = ef;
-    }
-}
-
 static void effort_without_measurement_is_a_careful_guess(void **state)
 {
     (void)state;
@@ -389,8 +342,6 @@ int main(void)
         cmocka_unit_test(writers_wait_only_for_a_backlog_and_one_behind_the_other),
         cmocka_unit_test(few_rows_may_be_pending_while_they_are_searched),
         cmocka_unit_test(state_goes_out_and_comes_back),
-        cmocka_unit_test(effort_is_what_was_measured),
-        cmocka_unit_test(effort_grows_with_recall_and_with_k),
         cmocka_unit_test(effort_without_measurement_is_a_careful_guess),
         cmocka_unit_test(only_some_searches_are_kept_and_not_too_many),
         cmocka_unit_test(a_shuffle_visits_every_number_once),
