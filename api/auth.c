@@ -14,6 +14,7 @@
 
 #include "api/api_private.h"
 #include "storage/base/clock.h"
+#include "storage/base/hex.h"
 #include "storage/base/lock.h"
 #include "storage/base/mem.h"
 
@@ -90,14 +91,10 @@ static enum err_code read_file(const char *path, char **text, size_t *len, struc
 static bool parse_hash(const char *hex, unsigned char *hash)
 {
     if (strlen(hex) != 2 * SHA256_DIGEST_SIZE) return false;
-    for (size_t i = 0; i < 2 * SHA256_DIGEST_SIZE; i++) {
-        char c = hex[i];
-        int v = c >= '0' && c <= '9'   ? c - '0'
-                : c >= 'a' && c <= 'f' ? c - 'a' + 10
-                : c >= 'A' && c <= 'F' ? c - 'A' + 10
-                                       : -1;
-        if (v < 0) return false;
-        hash[i / 2] = (unsigned char)(hash[i / 2] << 4 | v);
+    for (size_t i = 0; i < SHA256_DIGEST_SIZE; i++) {
+        int byte = hex_value(hex + 2 * i, 2);
+        if (byte < 0) return false;
+        hash[i] = (unsigned char)byte;
     }
     return true;
 }

@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "api/float_text.h"
+#include "storage/base/hex.h"
 #include "storage/base/utf8.h"
 
 /* More keys than this in one object are compared by sorting. */
@@ -103,41 +104,6 @@ enum err_code json_scan_member(struct json_scan *s, struct json_text *key, bool 
     return ERR_OK;
 }
 
-static int hex4(const char *p)
-{
-    int value = 0;
-    for (int i = 0; i < 4; i++) {
-        char c = p[i];
-        int digit = c >= '0' && c <= '9'   ? c - '0'
-                    : c >= 'a' && c <= 'f' ? c - 'a' + 10
-                    : c >= 'A' && c <= 'F' ? c - 'A' + 10
-                                           : -1;
-        if (digit < 0) return -1;
-        value = value * 16 + digit;
-    }
-    return value;
-}
-
-static char *put_utf8(char *to, uint32_t c)
-{
-    if (c < 0x80) {
-        *to++ = (char)c;
-    } else if (c < 0x800) {
-        *to++ = (char)(0xc0 | c >> 6);
-        *to++ = (char)(0x80 | (c & 63));
-    } else if (c < 0x10000) {
-        *to++ = (char)(0xe0 | c >> 12);
-        *to++ = (char)(0x80 | (c >> 6 & 63));
-        *to++ = (char)(0x80 | (c & 63));
-    } else {
-        *to++ = (char)(0xf0 | c >> 18);
-        *to++ = (char)(0x80 | (c >> 12 & 63));
-        *to++ = (char)(0x80 | (c >> 6 & 63));
-        *to++ = (char)(0x80 | (c & 63));
-    }
-    return to;
-}
-
 /* s->at is at a backslash: step over the escape and give its character. */
 static enum err_code escape(struct json_scan *s, uint32_t *c, struct err *err)
 {
@@ -150,12 +116,12 @@ static enum err_code escape(struct json_scan *s, uint32_t *c, struct err *err)
         return ERR_OK;
     }
     if (*p != 'u') return json_scan_fail(s, "unknown escape", err);
-    int unit = hex4(p + 1);
+    int unit = hex_value(p + 1, 4);
     if (unit < 0) return json_scan_fail(s, "expected four hexadecimal digits", err);
     p += 5;
     if (unit >= 0xdc00 && unit <= 0xdfff) return json_scan_fail(s, "half a surrogate pair", err);
     if (unit >= 0xd800 && unit <= 0xdbff) {
-        int low = p[0] == '\\' && p[1] == 'u' ? hex4(p + 2) : -1;
+        int low = p[0] == '\\' && p[1] == 'u' ? hex_value(p + 2, 4) : -1;
         if (low < 0xdc00 || low > 0xdfff) return json_scan_fail(s, "half a surrogate pair", err);
         *c = 0x10000 + (((uint32_t)unit - 0xd800) << 10) + ((uint32_t)low - 0xdc00);
         p += 6;
@@ -218,7 +184,7 @@ enum err_code json_scan_string(struct json_scan *s, struct json_text *out, struc
         uint32_t c;
         rc = escape(s, &c, err);
         assert(!rc); /* skip_string() has been here */
-        p = put_utf8(p, c);
+        p += utf8_encode(c, p);
     }
     s->at = after;
     *p = 0;

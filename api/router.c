@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "api/api_private.h"
+#include "storage/base/hex.h"
 #include "storage/base/utf8.h"
 
 const struct api_route api_routes[ROUTE_COUNT] = {
@@ -20,14 +21,6 @@ struct segment {
     size_t len;
 };
 
-static int hex_digit(char c)
-{
-    if (c >= '0' && c <= '9') return c - '0';
-    if (c >= 'a' && c <= 'f') return c - 'a' + 10;
-    if (c >= 'A' && c <= 'F') return c - 'A' + 10;
-    return -1;
-}
-
 /* Percent-decoded, NUL-terminated, in the arena.  NULL: a bad escape, a zero byte, not UTF-8 (or no
  * memory, which ends the same way). */
 static char *decode(struct arena *arena, const char *text, size_t len, bool is_query,
@@ -38,10 +31,9 @@ static char *decode(struct arena *arena, const char *text, size_t len, bool is_q
     char *p = out;
     for (size_t i = 0; i < len; i++) {
         if (text[i] == '%') {
-            int high = i + 2 < len ? hex_digit(text[i + 1]) : -1;
-            int low = high >= 0 ? hex_digit(text[i + 2]) : -1;
-            if (low < 0 || high * 16 + low == 0) return NULL;
-            *p++ = (char)(high * 16 + low);
+            int byte = i + 2 < len ? hex_value(text + i + 1, 2) : -1;
+            if (byte <= 0) return NULL;
+            *p++ = (char)byte;
             i += 2;
         } else {
             *p++ = text[i] == '+' && is_query ? ' ' : text[i];

@@ -38,6 +38,19 @@ size_t utf8_decode(const char *text, size_t len, uint32_t *character)
     return bytes;
 }
 
+size_t utf8_encode(uint32_t character, char bytes[4])
+{
+    if (character < 0x80) {
+        bytes[0] = (char)character;
+        return 1;
+    }
+    size_t count = character < 0x800 ? 2 : character < 0x10000 ? 3 : 4;
+    for (size_t i = count - 1; i > 0; i--, character >>= 6)
+        bytes[i] = (char)(0x80 | (character & 0x3f));
+    bytes[0] = (char)((0xf00 >> count) | character);
+    return count;
+}
+
 size_t utf8_cut(const char *text, size_t len)
 {
     const unsigned char *p = (const unsigned char *)text;

@@ -11,6 +11,10 @@
  * values above U+10FFFF are malformed).  Any thread. */
 size_t utf8_decode(const char *text, size_t len, uint32_t *character);
 
+/* The 1 to 4 bytes of a character up to U+10FFFF; returns how many.  Half a surrogate pair, which
+ * is no character, is three bytes that utf8_decode() refuses.  Any thread. */
+size_t utf8_encode(uint32_t character, char bytes[4]);
+
 /* C0, DEL and C1: what must not reach a terminal, a log or an id. */
 static inline bool utf8_is_control(uint32_t character)
 {

@@ -12,7 +12,9 @@
 
 #include <string.h>
 
+#include "storage/base/hex.h"
 #include "storage/base/mem.h"
+#include "storage/base/utf8.h"
 
 enum {
     DEPTH_MAX = 64, /* as api/json_scan.h has it */
@@ -134,38 +136,7 @@ static const char *skip_value(const char *p, const char *end)
 
 static int hex4(const char *p, const char *end)
 {
-    int value = 0;
-    if (end - p < 4) return -1;
-    for (int i = 0; i < 4; i++) {
-        char c = p[i];
-        int digit = c >= '0' && c <= '9'   ? c - '0'
-                    : c >= 'a' && c <= 'f' ? c - 'a' + 10
-                    : c >= 'A' && c <= 'F' ? c - 'A' + 10
-                                           : -1;
-        if (digit < 0) return -1;
-        value = value * 16 + digit;
-    }
-    return value;
-}
-
-static char *put_utf8(char *to, uint32_t c)
-{
-    if (c < 0x80) {
-        *to++ = (char)c;
-        return to;
-    }
-    if (c < 0x800) {
-        *to++ = (char)(0xc0 | c >> 6);
-    } else if (c < 0x10000) {
-        *to++ = (char)(0xe0 | c >> 12);
-        *to++ = (char)(0x80 | (c >> 6 & 63));
-    } else {
-        *to++ = (char)(0xf0 | c >> 18);
-        *to++ = (char)(0x80 | (c >> 12 & 63));
-        *to++ = (char)(0x80 | (c >> 6 & 63));
-    }
-    *to++ = (char)(0x80 | (c & 63));
-    return to;
+    return end - p < 4 ? -1 : hex_value(p, 4);
 }
 
 /* Without its escapes a text is never longer.  Returns its length; `to` has room for `end - p`. */
@@ -197,7 +168,7 @@ static size_t unescape(const char *p, const char *end, char *to)
             c = 0x10000 + ((c - 0xd800) << 10) + ((uint32_t)low - 0xdc00);
             p += 6;
         }
-        to = put_utf8(to, c);
+        to += utf8_encode(c, to);
     }
     return (size_t)(to - first);
 }

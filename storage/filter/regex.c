@@ -18,6 +18,7 @@
 
 #include <string.h>
 
+#include "storage/base/hex.h"
 #include "storage/filter/words.h"
 
 enum {
@@ -202,13 +203,6 @@ static bool add_set(struct parser *p, const struct named_set *set, bool negated)
     for (size_t i = 0; i < set->count; i++)
         if (!add_range(p, set->ranges[i].first, set->ranges[i].last)) return false;
     return true;
-}
-
-static int hex_digit(char c)
-{
-    if (c >= '0' && c <= '9') return c - '0';
-    c |= 32;
-    return c >= 'a' && c <= 'f' ? c - 'a' + 10 : -1;
 }
 
 /* Behind \x: two digits, or some in braces. */

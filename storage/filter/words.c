@@ -106,27 +106,7 @@ static bool stands_alone(uint32_t c)
 
 static uint32_t put_folded(uint32_t c, char *to)
 {
-    c = char_fold(c);
-    if (c < 0x80) {
-        to[0] = (char)c;
-        return 1;
-    }
-    if (c < 0x800) {
-        to[0] = (char)(0xc0 | c >> 6);
-        to[1] = (char)(0x80 | (c & 63));
-        return 2;
-    }
-    if (c < 0x10000) {
-        to[0] = (char)(0xe0 | c >> 12);
-        to[1] = (char)(0x80 | (c >> 6 & 63));
-        to[2] = (char)(0x80 | (c & 63));
-        return 3;
-    }
-    to[0] = (char)(0xf0 | c >> 18);
-    to[1] = (char)(0x80 | (c >> 12 & 63));
-    to[2] = (char)(0x80 | (c >> 6 & 63));
-    to[3] = (char)(0x80 | (c & 63));
-    return 4;
+    return (uint32_t)utf8_encode(char_fold(c), to);
 }
 
 bool words_next(struct words *w, char word[WORD_BYTES_MAX], uint32_t *bytes)

@@ -9,25 +9,12 @@
 
 #include "storage/base/utf8.h"
 
-static size_t encode(uint32_t c, char *out)
-{
-    if (c < 0x80) {
-        out[0] = (char)c;
-        return 1;
-    }
-    const size_t bytes = c < 0x800 ? 2 : c < 0x10000 ? 3 : 4;
-    for (size_t i = bytes; i-- > 1; c >>= 6)
-        out[i] = (char)(0x80 | (c & 0x3f));
-    out[0] = (char)((0xf00 >> bytes) | c);
-    return bytes;
-}
-
 static void every_character_is_decoded(void **state)
 {
     (void)state;
     for (uint32_t c = 0; c <= 0x10ffff; c++) {
         char text[4];
-        const size_t bytes = encode(c, text);
+        const size_t bytes = utf8_encode(c, text);
         uint32_t got = UINT32_MAX;
         if (c >= 0xd800 && c <= 0xdfff) {
             assert_int_equal(utf8_decode(text, bytes, &got), 0);
@@ -36,6 +23,31 @@ static void every_character_is_decoded(void **state)
             assert_int_equal(got, c);
             assert_int_equal(utf8_decode(text, bytes - 1, &got), 0);
         }
+    }
+}
+
+static void characters_are_encoded_in_as_few_bytes_as_they_need(void **state)
+{
+    (void)state;
+    static const struct {
+        uint32_t character;
+        const char *bytes;
+    } cases[] = {
+        {0x01, "\x01"},
+        {0x7f, "\x7f"},
+        {0x80, "\xc2\x80"},
+        {0x7ff, "\xdf\xbf"},
+        {0x800, "\xe0\xa0\x80"},
+        {0x20ac, "\xe2\x82\xac"},
+        {0xd800, "\xed\xa0\x80"},
+        {0xffff, "\xef\xbf\xbf"},
+        {0x10000, "\xf0\x90\x80\x80"},
+        {0x10ffff, "\xf4\x8f\xbf\xbf"},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        char bytes[4];
+        assert_int_equal(utf8_encode(cases[i].character, bytes), strlen(cases[i].bytes));
+        assert_memory_equal(bytes, cases[i].bytes, strlen(cases[i].bytes));
     }
 }
 
@@ -76,6 +88,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(every_character_is_decoded),
+        cmocka_unit_test(characters_are_encoded_in_as_few_bytes_as_they_need),
         cmocka_unit_test(malformed_bytes_are_refused),
         cmocka_unit_test(a_cut_never_splits_a_character),
         cmocka_unit_test(control_characters_are_c0_del_and_c1),
