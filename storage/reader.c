@@ -10,6 +10,7 @@
 #include <inttypes.h>
 #include <string.h>
 
+#include "storage/base/bits.h"
 #include "storage/base/clock.h"
 #include "storage/base/crc32c.h"
 #include "storage/base/epoch.h"
@@ -224,7 +225,7 @@ static bool has_prefix(const struct row *row, const char *prefix, size_t prefix_
 /* `bits` NULL: every row. */
 static bool is_selected(const uint64_t *bits, uint32_t slot)
 {
-    return !bits || bits[slot / 64] >> slot % 64 & 1;
+    return !bits || bits_has(bits, slot);
 }
 
 static enum err_code list(struct reader *r, const uint64_t *bits, const struct vector_id *after,

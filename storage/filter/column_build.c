@@ -10,6 +10,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "storage/base/bits.h"
 #include "storage/base/clock.h"
 #include "storage/base/mem.h"
 #include "storage/filter/column_private.h"
@@ -69,16 +70,6 @@ struct column_builder {
         struct geo_point point;
     } row;
 };
-
-static inline void set_bit(uint64_t *words, uint32_t i)
-{
-    words[i / 64] |= UINT64_C(1) << i % 64;
-}
-
-static inline bool get_bit(const uint64_t *words, uint32_t i)
-{
-    return words[i / 64] >> i % 64 & 1;
-}
 
 bool instant_to_nanoseconds(const struct instant *at, int64_t *nanoseconds)
 {
@@ -290,11 +281,11 @@ static void end_row(struct column_builder *b)
         b->pair_count = b->row.first_pair;
         return;
     }
-    set_bit(b->known, slot);
-    if (b->row.is_there) set_bit(b->there, slot);
-    if (b->kind == COLUMN_WORDS ? b->row.strings > 1 : b->row.has_array) set_bit(b->array, slot);
+    bits_add(b->known, slot);
+    if (b->row.is_there) bits_add(b->there, slot);
+    if (b->kind == COLUMN_WORDS ? b->row.strings > 1 : b->row.has_array) bits_add(b->array, slot);
     if (!(b->row.has_single || b->row.points) || !rows_reserve(b)) return;
-    set_bit(b->has_row_value, slot);
+    bits_add(b->has_row_value, slot);
     if (b->kind == COLUMN_POINTS)
         b->rows.points[slot] = b->row.point;
     else if (b->kind == COLUMN_TIMES)
@@ -325,7 +316,7 @@ static void count_values_of_rows(const struct column_chunk *old, uint8_t counts[
         counts[old->slots[k]] += counts[old->slots[k]] < 2;
     for (uint32_t i = 0; i < old->frequent_count; i++)
         for (uint32_t slot = 0; slot < CHUNK_SLOTS; slot++)
-            counts[slot] += counts[slot] < 2 && get_bit(old->frequent[i].bits, slot);
+            counts[slot] += counts[slot] < 2 && bits_has(old->frequent[i].bits, slot);
 }
 
 /* A row of an older chunk has this value, in a list.  If it is its only one and a number, it may
@@ -333,14 +324,14 @@ static void count_values_of_rows(const struct column_chunk *old, uint8_t counts[
 static void keep_pair(struct column_builder *b, const struct value *v, int64_t *value,
                       uint32_t slot, const uint8_t counts[CHUNK_SLOTS])
 {
-    if (goes_by_row(b, v) && counts[slot] == 1 && !get_bit(b->array, slot) &&
+    if (goes_by_row(b, v) && counts[slot] == 1 && !bits_has(b->array, slot) &&
         b->kind != COLUMN_WORDS) {
         if (!rows_reserve(b)) return;
         if (b->kind == COLUMN_TIMES)
             b->rows.instants[slot] = v->instant;
         else
             b->rows.numbers[slot] = v->number;
-        set_bit(b->has_row_value, slot);
+        bits_add(b->has_row_value, slot);
         return;
     }
     if (*value == NOT_IN) *value = intern(b, v, true);
@@ -355,7 +346,7 @@ static void keep_rows_of_value(struct column_builder *b, const struct column_chu
     int64_t value = NOT_IN;
     chunk_value(old, i, &v);
     for (uint32_t k = old->starts[i]; k < old->starts[i + 1]; k++)
-        if (get_bit(keep, old->slots[k])) keep_pair(b, &v, &value, old->slots[k], counts);
+        if (bits_has(keep, old->slots[k])) keep_pair(b, &v, &value, old->slots[k], counts);
     for (uint32_t w = 0; frequent && w < CHUNK_WORDS; w++)
         for (uint64_t left = frequent->bits[w] & keep[w]; left; left &= left - 1)
             keep_pair(b, &v, &value, w * 64 + (uint32_t)__builtin_ctzll(left), counts);
@@ -389,7 +380,7 @@ static void keep_row_value(struct column_builder *b, const struct column_chunk *
             }
         }
     }
-    set_bit(b->has_row_value, slot);
+    bits_add(b->has_row_value, slot);
 }
 
 static void keep_rows(struct column_builder *b, const struct column_chunk *old,
@@ -497,7 +488,7 @@ static enum by_row choose_form(const struct column_builder *b)
     if (b->kind == COLUMN_POINTS) return b->rows.points ? BY_ROW_POINTS : BY_ROW_NONE;
     if (!b->rows.numbers) return BY_ROW_NONE;
     for (uint32_t slot = 0; slot < CHUNK_SLOTS; slot++) {
-        if (!get_bit(b->has_row_value, slot)) continue;
+        if (!bits_has(b->has_row_value, slot)) continue;
         rows++;
         if (b->kind != COLUMN_TIMES) {
             doubles &= is_double(&b->rows.numbers[slot]);
@@ -518,11 +509,11 @@ static void list_the_rest(struct column_builder *b, enum by_row form)
     struct value v;
     if (b->kind == COLUMN_POINTS || !b->rows.numbers) return;
     for (uint32_t slot = 0; slot < CHUNK_SLOTS && !b->failed; slot++) {
-        if (!get_bit(b->has_row_value, slot)) continue;
+        if (!bits_has(b->has_row_value, slot)) continue;
         if (form != BY_ROW_NONE && fits(b, form, slot)) continue;
         single_of(b, slot, &v);
         add_pair(b, intern(b, &v, false), slot);
-        b->has_row_value[slot / 64] &= ~(UINT64_C(1) << slot % 64);
+        bits_remove(b->has_row_value, slot);
     }
 }
 
@@ -652,7 +643,7 @@ static void lay_out_lists(const struct column_builder *b, const struct sorted *s
         const struct pair *p = &b->pairs[i];
         uint32_t to = s->count[p->value];
         if (to >= s->listed)
-            set_bit(bits + (size_t)(to - s->listed) * CHUNK_WORDS, p->slot);
+            bits_add(bits + (size_t)(to - s->listed) * CHUNK_WORDS, p->slot);
         else
             slots[s->count[p->value]++] = p->slot;
     }
@@ -672,7 +663,7 @@ static void lay_out_rows(const struct column_builder *b, enum by_row form, struc
     c->longitudes = longitudes;
     c->wholes = wholes;
     for (uint32_t slot = 0; slot < CHUNK_SLOTS; slot++) {
-        bool is_there = get_bit(b->has_row_value, slot);
+        bool is_there = bits_has(b->has_row_value, slot);
         if (form == BY_ROW_POINTS) {
             reals[slot] = is_there ? b->rows.points[slot].lat : 0;
             longitudes[slot] = is_there ? b->rows.points[slot].lon : 0;

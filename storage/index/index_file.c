@@ -96,12 +96,12 @@ static int map_part(struct index_mapping *m, int part, int fd, _Atomic bool *los
 static bool note_unlinked(struct index_mapping *m, const struct vector_index_state *state,
                           uint32_t slot_count)
 {
-    m->unlinked = index_bits_new(slot_count);
+    m->unlinked = bits_new(slot_count);
     if (!m->unlinked) return false;
     for (size_t i = 0; i < state->pending_count; i++)
-        index_set_bit(m->unlinked, state->pending[i]);
+        bits_add(m->unlinked, state->pending[i]);
     for (size_t i = 0; i < state->aside_count; i++)
-        index_set_bit(m->unlinked, state->aside[i]);
+        bits_add(m->unlinked, state->aside[i]);
     return true;
 }
 
@@ -135,21 +135,6 @@ static enum err_code map_arena(struct store *store, int fd, const struct index_r
 
 /* ---- open ---- */
 
-/* Do record and regions belong together? */
-static bool fits(const struct graph *g, const struct index_record *r, struct jvdb_file *f)
-{
-    if (g->degree != r->degree) return false;
-    for (int p = 0; p < PART_COUNT; p++) {
-        enum region_id region = index_part_region(p);
-        const struct region_shape *shape = &f->shapes[region];
-        uint32_t extents = atomic_load_explicit(&f->extent_count[region], memory_order_relaxed);
-        if (shape->cell_bytes != index_part_bytes(g, p) || extents == 0 ||
-            region_capacity(shape, extents) < r->node_count)
-            return false;
-    }
-    return true;
-}
-
 static enum err_code open_graph(struct store *store, int fd, const struct schema *schema,
                                 const struct index_record *r, uint32_t slot_count,
                                 struct graph **out, struct err *err)
@@ -158,7 +143,7 @@ static enum err_code open_graph(struct store *store, int fd, const struct schema
     struct graph_arena *a = NULL;
     enum err_code rc = graph_new(schema->metric, schema->dimension, &r->options, &g, err);
     if (rc) return rc;
-    if (!fits(g, r, &store->file))
+    if (!index_record_fits(r, g, &store->file))
         rc = err_set(err, ERR_CORRUPT, "its record does not fit its cells");
     if (!rc) rc = map_arena(store, fd, r, slot_count, &a, err);
     if (rc) goto out;

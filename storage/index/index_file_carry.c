@@ -59,14 +59,14 @@ static uint32_t moved_to(const struct carry *c, uint32_t slot)
 static uint64_t *find_dead(struct store *store, struct graph *g, uint32_t nodes, uint32_t *count)
 {
     const struct graph_arena *a = index_arena(g);
-    uint64_t *dead = index_bits_new(a->capacity);
+    uint64_t *dead = bits_new(a->capacity);
     *count = 0;
     epoch_enter();
     for (uint32_t n = 0; dead && n < nodes; n++) {
         if (!index_is_linked(graph_node(g, a, n))) continue;
         const struct slot *s = jvdb_file_read(&store->file, REGION_SLOTS, n);
         if (!s || __atomic_load_n(&s->death, __ATOMIC_ACQUIRE) == SLOT_NEVER) continue;
-        index_set_bit(dead, n);
+        bits_add(dead, n);
         ++*count;
     }
     epoch_leave();
@@ -131,7 +131,7 @@ static enum err_code make_graph(struct carry *c, struct err *err)
     if (rc) return rc;
     atomic_store(c->to->codec.reach2, atomic_load(g->codec.reach2));
     c->a = graph_arena_new(c->to, room ? room : 1);
-    c->linked = index_bits_new(c->slot_count);
+    c->linked = bits_new(c->slot_count);
     return c->a && c->linked ? ERR_OK : out_of_memory(c, err);
 }
 
@@ -169,7 +169,7 @@ static void copy_node(struct carry *c, uint32_t node, uint32_t slot)
     struct graph_node *n = graph_node(c->to, c->a, slot);
     uint32_t head = translate(c, node, links), twin = head & NODE_TWIN;
     for (uint32_t i = 0; i < (head & NODE_DEGREE); i++) {
-        if (links[i] != INDEX_NO_SLOT && index_bit(c->linked, links[i]))
+        if (links[i] != INDEX_NO_SLOT && bits_has(c->linked, links[i]))
             atomic_store_explicit(&n->links[kept++], links[i], memory_order_relaxed);
         else if (i == 0)
             twin = 0; /* the ring ends here */
@@ -185,13 +185,13 @@ static enum err_code copy_nodes(struct carry *c, struct err *err)
         uint32_t slot = moved_to(c, n);
         if (n % SLICE_NODES == 0) rc = check_go_on(c, err);
         if (slot >= c->slot_count || !stays_linked(c, n, slot)) continue;
-        index_set_bit(c->linked, slot);
+        bits_add(c->linked, slot);
         c->linked_count++;
     }
     for (uint32_t n = 0; n < c->from_count && !rc; n++) {
         uint32_t slot = moved_to(c, n);
         if (n % SLICE_NODES == 0) rc = check_go_on(c, err);
-        if (slot < c->slot_count && index_bit(c->linked, slot)) copy_node(c, n, slot);
+        if (slot < c->slot_count && bits_has(c->linked, slot)) copy_node(c, n, slot);
     }
     return rc;
 }
@@ -211,7 +211,7 @@ static uint32_t translate_nodes(const struct carry *c, const uint32_t *nodes, si
     uint32_t kept = 0;
     for (size_t i = 0; i < count; i++) {
         uint32_t slot = moved_to(c, nodes[i]);
-        if (slot < c->slot_count && index_bit(c->linked, slot)) out[kept++] = slot;
+        if (slot < c->slot_count && bits_has(c->linked, slot)) out[kept++] = slot;
     }
     return kept;
 }
@@ -239,7 +239,7 @@ static enum err_code find_pending(struct carry *c, const uint64_t *aside,
     state->pending = mem_try(((size_t)most + 1) * sizeof *state->pending);
     if (!state->pending) return out_of_memory(c, err);
     for (uint32_t slot = 0; slot < c->slot_count; slot++) {
-        if (index_bit(c->linked, slot) || index_bit(aside, slot)) continue;
+        if (bits_has(c->linked, slot) || bits_has(aside, slot)) continue;
         const struct slot *s = jvdb_file_read(&c->copy->file, REGION_SLOTS, slot);
         if (!s) return database_damaged(c->db, "a slot", err);
         if (s->death == SLOT_NEVER) state->pending[state->pending_count++] = slot;
@@ -251,13 +251,13 @@ static enum err_code find_pending(struct carry *c, const uint64_t *aside,
 static enum err_code carry_state(struct carry *c, struct vector_index_state *state, struct err *err)
 {
     size_t aside_count = 0;
-    uint64_t *aside = index_bits_new(c->slot_count);
+    uint64_t *aside = bits_new(c->slot_count);
     if (!aside) return out_of_memory(c, err);
     for (size_t i = 0; i < state->aside_count; i++) {
         uint32_t slot = moved_to(c, state->aside[i]);
-        if (slot >= c->slot_count || index_bit(c->linked, slot)) continue;
+        if (slot >= c->slot_count || bits_has(c->linked, slot)) continue;
         state->aside[aside_count++] = slot;
-        index_set_bit(aside, slot);
+        bits_add(aside, slot);
     }
     state->aside_count = aside_count;
     state->extra_pivot_count =

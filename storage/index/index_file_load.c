@@ -60,9 +60,9 @@ static enum err_code load_init(struct load *l, struct err *err)
 {
     l->node_count = atomic_load_explicit(&l->g->node_count, memory_order_relaxed);
     l->a = graph_arena_new(l->g, index_arena(l->g)->capacity);
-    l->linked = index_bits_new(l->node_count);
-    l->changed_cells = index_bits_new(l->node_count / GRAPH_GROUP_NODES);
-    l->changed_links = index_bits_new(l->node_count / GRAPH_GROUP_NODES);
+    l->linked = bits_new(l->node_count);
+    l->changed_cells = bits_new(l->node_count / GRAPH_GROUP_NODES);
+    l->changed_links = bits_new(l->node_count / GRAPH_GROUP_NODES);
     l->scratch = mem_try_aligned(codec_scratch_bytes(&l->g->codec));
     bool good = l->a && l->linked && l->changed_cells && l->changed_links && l->scratch;
     return good ? ERR_OK : out_of_memory(l, err);
@@ -152,7 +152,7 @@ static bool mend_code(struct load *l, uint32_t node, uint32_t generation)
     if (!row || !codec_encode(&l->g->codec, node, row, generation, graph_cell(l->g, l->a, node),
                               l->scratch))
         return false;
-    index_set_bit(l->changed_cells, node / GRAPH_GROUP_NODES);
+    bits_add(l->changed_cells, node / GRAPH_GROUP_NODES);
     return true;
 }
 
@@ -162,7 +162,7 @@ static bool check_node(struct load *l, uint32_t node)
     const struct slot *s = jvdb_file_read(&l->store->file, REGION_SLOTS, node);
     uint64_t death = s ? __atomic_load_n(&s->death, __ATOMIC_ACQUIRE) : 0;
     uint64_t birth = s ? __atomic_load_n(&s->birth, __ATOMIC_ACQUIRE) : SLOT_NEVER;
-    bool may_link = birth <= l->m->lsn && !index_bit(l->m->unlinked, node);
+    bool may_link = birth <= l->m->lsn && !bits_has(l->m->unlinked, node);
     if (!may_link || (death != SLOT_NEVER && death <= l->m->reuse_lsn)) {
         clear_node(l, node);
         return true;
@@ -177,7 +177,7 @@ static bool check_node(struct load *l, uint32_t node)
         if (good && !code_is_good(l, node, generation)) good = mend_code(l, node, generation);
         if (!good) return link_again(l, node);
     }
-    if (good) index_set_bit(l->linked, node);
+    if (good) bits_add(l->linked, node);
     return true;
 }
 
@@ -189,7 +189,7 @@ static void check_links(struct load *l, uint32_t node)
     uint32_t degree = head & NODE_DEGREE, kept = 0, twin = head & NODE_TWIN;
     for (uint32_t i = 0; i < degree; i++) {
         uint32_t to = atomic_load_explicit(&n->links[i], memory_order_relaxed);
-        if (to >= l->node_count || to == node || !index_bit(l->linked, to)) {
+        if (to >= l->node_count || to == node || !bits_has(l->linked, to)) {
             if (i == 0) twin = 0;
             continue;
         }
@@ -197,7 +197,7 @@ static void check_links(struct load *l, uint32_t node)
     }
     if (kept == degree) return;
     atomic_store_explicit(&n->head, kept | NODE_LINKED | twin, memory_order_relaxed);
-    index_set_bit(l->changed_links, node / GRAPH_GROUP_NODES);
+    bits_add(l->changed_links, node / GRAPH_GROUP_NODES);
 }
 
 static enum err_code check_nodes(struct load *l, struct err *err)
@@ -214,7 +214,7 @@ static enum err_code check_nodes(struct load *l, struct err *err)
     }
     for (uint32_t node = 0; node < l->node_count && !rc; node++) {
         if (node % SLICE_NODES == 0) rc = check_go_on(l, err);
-        if (!index_bit(l->linked, node)) continue;
+        if (!bits_has(l->linked, node)) continue;
         l->linked_count++;
         check_links(l, node);
     }
@@ -242,8 +242,8 @@ static void mark_changed(struct load *l)
     struct graph_arena *a = index_arena(l->g);
     for (uint32_t group = 0; group <= l->node_count / GRAPH_GROUP_NODES; group++) {
         uint64_t one = UINT64_C(1) << group % 64;
-        if (index_bit(l->changed_cells, group)) atomic_fetch_or(&a->dirty_cells[group / 64], one);
-        if (index_bit(l->changed_links, group)) atomic_fetch_or(&a->dirty_links[group / 64], one);
+        if (bits_has(l->changed_cells, group)) atomic_fetch_or(&a->dirty_cells[group / 64], one);
+        if (bits_has(l->changed_links, group)) atomic_fetch_or(&a->dirty_links[group / 64], one);
     }
 }
 
@@ -253,7 +253,7 @@ static void set_pivots(struct load *l)
     const struct graph_pivots *old = atomic_load_explicit(&l->g->pivots, memory_order_relaxed);
     uint32_t *nodes = mem_zalloc((old->count + 1) * sizeof *nodes), count = 0;
     for (uint32_t i = 0; i < old->count; i++)
-        if (index_bit(l->linked, old->nodes[i])) nodes[count++] = old->nodes[i];
+        if (bits_has(l->linked, old->nodes[i])) nodes[count++] = old->nodes[i];
     if (count)
         graph_set_pivots(l->g, nodes, count);
     else

@@ -2,6 +2,7 @@
 #ifndef STORAGE_INDEX_INDEX_FILE_PRIVATE_H
 #define STORAGE_INDEX_INDEX_FILE_PRIVATE_H
 
+#include "storage/base/bits.h"
 #include "storage/base/guard.h"
 #include "storage/index/index_file.h"
 #include "storage/index/vector_index_private.h"
@@ -59,21 +60,6 @@ static inline bool index_is_linked(struct graph_node *n)
     /* Pairs with graph_store_links(). */
     return atomic_load_explicit(&n->head, memory_order_acquire) & NODE_LINKED;
 }
-
-/* ---- sets of slots ---- */
-
-static inline bool index_bit(const uint64_t *bits, uint32_t i)
-{
-    return bits[i / 64] >> i % 64 & 1;
-}
-
-static inline void index_set_bit(uint64_t *bits, uint32_t i)
-{
-    bits[i / 64] |= UINT64_C(1) << i % 64;
-}
-
-/* Zeros for 0 .. count; mem_free().  NULL: out of memory. */
-uint64_t *index_bits_new(uint32_t count);
 
 /* ---- what is mapped ---- */
 

@@ -43,14 +43,6 @@ void index_parts_free(struct index_part parts[PART_COUNT])
         mem_free(parts[p].extents);
 }
 
-uint64_t *index_bits_new(uint32_t count)
-{
-    size_t bytes = ((size_t)count / 64 + 1) * sizeof(uint64_t);
-    uint64_t *bits = mem_try(bytes);
-    if (bits) memset(bits, 0, bytes);
-    return bits;
-}
-
 /* ---- room ---- */
 
 /* What the graph of now needs in the file. */

@@ -4,8 +4,9 @@
 #include <math.h>
 #include <string.h>
 
+#include "storage/base/bits.h"
 #include "storage/base/mem.h"
-#include "storage/format.h"
+#include "storage/jvdb_file.h"
 
 enum { PIVOTS_MAX = 1 << 16, EF_MAX = 1 << 16 };
 
@@ -33,11 +34,10 @@ static bool add_runs(struct buf *out, const uint32_t *slots, size_t count, uint3
     *runs = 0;
     if (count == 0) return true;
     size_t words = (size_t)slot_count / 64 + 1;
-    uint64_t *bits = mem_try(words * sizeof *bits);
+    uint64_t *bits = bits_new(slot_count);
     if (!bits) return false;
-    memset(bits, 0, words * sizeof *bits);
     for (size_t i = 0; i < count; i++)
-        if (slots[i] < slot_count) bits[slots[i] / 64] |= UINT64_C(1) << slots[i] % 64;
+        if (slots[i] < slot_count) bits_add(bits, slots[i]);
     uint32_t first = 0, end = 0; /* of the run at hand */
     for (size_t w = 0; w < words; w++) {
         for (uint64_t rest = bits[w]; rest; rest &= rest - 1) {
@@ -224,6 +224,25 @@ bool index_record_decode(const uint8_t *bytes, size_t count, const struct schema
                                         .seed = d.seed};
     if (!good) index_record_deinit(r);
     return good;
+}
+
+bool index_record_fits(const struct index_record *r, const struct graph *g,
+                       const struct jvdb_file *f)
+{
+    const struct {
+        enum region_id region;
+        uint32_t cell_bytes;
+    } parts[] = {{REGION_CODES, g->codec.cell_bytes}, {REGION_LINKS, g->link_bytes}};
+    if (g->degree != r->degree) return false;
+    for (size_t i = 0; i < sizeof parts / sizeof parts[0]; i++) {
+        const struct region_shape *shape = &f->shapes[parts[i].region];
+        uint32_t extents =
+            atomic_load_explicit(&f->extent_count[parts[i].region], memory_order_relaxed);
+        if (shape->cell_bytes != parts[i].cell_bytes || extents == 0 ||
+            region_capacity(shape, extents) < r->node_count)
+            return false;
+    }
+    return true;
 }
 
 void index_record_deinit(struct index_record *r)

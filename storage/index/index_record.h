@@ -11,6 +11,8 @@
 #include "storage/base/buf.h"
 #include "storage/index/vector_index.h"
 
+struct jvdb_file;
+
 struct index_record {
     uint32_t degree;
     struct graph_options options; /* for graph_new(); mean points into `mean` */
@@ -30,6 +32,9 @@ MUST_CHECK bool index_record_encode(const struct vector_index_state *state, uint
  * empty then. */
 MUST_CHECK bool index_record_decode(const uint8_t *bytes, size_t count, const struct schema *schema,
                                     uint32_t slot_count, struct index_record *r);
+/* Do the regions of the file hold a graph of this record, made of its options? */
+bool index_record_fits(const struct index_record *r, const struct graph *g,
+                       const struct jvdb_file *f);
 void index_record_deinit(struct index_record *r);
 
 #endif
