@@ -197,7 +197,7 @@ static void a_kill_before_any_system_call_of_a_checkpoint_loses_nothing(void **s
         model_put(db, &m, round * 9, round * 9 + 20, round + 5);
         model_delete(db, &m, round * 7, round * 7 + 3);
     }
-    assert_true(kills.images > 40);
+    assert_true(images.count > 40);
     assert_true(kills.with_file > 8);
     model_close(db);
 }

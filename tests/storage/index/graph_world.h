@@ -158,6 +158,18 @@ static inline uint64_t *live_bits(const struct world *w)
     return bits;
 }
 
+static inline uint32_t count_unreachable(const struct world *w)
+{
+    struct err err;
+    uint64_t *live = live_bits(w);
+    uint32_t *nodes = calloc(w->rows, sizeof *nodes), count;
+    assert_non_null(nodes);
+    assert_int_equal(graph_unreachable(w->g, live, nodes, w->rows, &count, &err), ERR_OK);
+    free(nodes);
+    free(live);
+    return count;
+}
+
 static inline void choose_pivots(struct world *w, const uint32_t *extra, uint32_t extra_count)
 {
     uint64_t *live = live_bits(w);

@@ -53,18 +53,6 @@ static void check_finds_all_like(const struct world *w, uint32_t i)
     if (found != live) fail_msg("%u of %u rows like row %u are found", found, live, i);
 }
 
-static uint32_t count_unreachable(const struct world *w)
-{
-    struct err err;
-    uint64_t *live = live_bits(w);
-    uint32_t *nodes = calloc(w->rows, sizeof *nodes), count;
-    assert_non_null(nodes);
-    assert_int_equal(graph_unreachable(w->g, live, nodes, w->rows, &count, &err), ERR_OK);
-    free(nodes);
-    free(live);
-    return count;
-}
-
 static void each_of_many_equal_rows_is_found(void **state)
 {
     (void)state;

@@ -57,18 +57,6 @@ static void forget_dead(struct world *w)
         if (world_is_dead(w, i)) graph_forget(w->g, i);
 }
 
-static uint32_t count_unreachable(const struct world *w)
-{
-    struct err err;
-    uint64_t *live = live_bits(w);
-    uint32_t *nodes = calloc(w->rows, sizeof *nodes), count;
-    assert_non_null(nodes);
-    assert_int_equal(graph_unreachable(w->g, live, nodes, w->rows, &count, &err), ERR_OK);
-    free(nodes);
-    free(live);
-    return count;
-}
-
 /* A graph of the same living rows that never knew others. */
 static double recall_of_fresh(const struct world *w)
 {

@@ -7,7 +7,7 @@
 #include "storage/accept.h"
 #include "storage/base/guard.h"
 #include "storage/salvage.h"
-#include "tests/storage/faults.h"
+#include "tests/storage/images.h"
 
 enum { ROWS = 450 };
 
@@ -518,11 +518,8 @@ static void any_failing_call_costs_no_more_than_this_checkpoint(void **state)
     graph_db_close(db);
 }
 
-static int images;
-
-static void *use_image(void *arg)
+static void use_image(void)
 {
-    (void)arg;
     struct database *db = graph_db_open_in(image_fd);
     graph_db_check_rows(db);
     assert_non_null(graph_db_graph(db)); /* some checkpoint's */
@@ -539,24 +536,13 @@ static void *use_image(void *arg)
     }
     graph_db_check_rows(db);
     database_free(db);
-    images++;
-    return NULL;
-}
-
-static void kill_here(int call)
-{
-    (void)call;
-    pthread_t thread;
-    take_image();
-    assert_int_equal(pthread_create(&thread, NULL, use_image, NULL), 0);
-    pthread_join(thread, NULL);
 }
 
 static void a_kill_before_any_call_of_a_checkpoint_leaves_a_graph(void **state)
 {
     (void)state;
     struct database *db = written_database();
-    images = 0;
+    images.count = 0;
     for (uint32_t round = 2; round < 4; round++) {
         graph_db_delete(db, 400, 420);
         graph_db_sweep(db);
@@ -567,12 +553,11 @@ static void a_kill_before_any_call_of_a_checkpoint_leaves_a_graph(void **state)
         graph_db_put(db, 0, 100, round);
         graph_db_delete(db, round * 90, round * 90 + 10);
         graph_db_link(db, CODEC_INT8);
-        faults_arm(FAULT_ANY, -1, 0);
-        faults.before = kill_here;
+        images_watch(use_image);
         if (checkpoint_run(db, &err)) fail_msg("%s", err.msg);
         faults_disarm();
     }
-    assert_true(images > 40);
+    assert_true(images.count > 40);
     graph_db_close(db);
 }
 

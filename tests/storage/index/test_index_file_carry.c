@@ -1,9 +1,7 @@
 /* A compaction carries the graph over: the same neighbours under other numbers. */
 #include "tests/storage/index/graph_db.h"
 
-#include <pthread.h>
-
-#include "tests/storage/faults.h"
+#include "tests/storage/images.h"
 
 enum { ROWS = 600 };
 
@@ -22,6 +20,14 @@ static void check(struct database *db)
     graph_db_check_graph(db);
     graph_db_check_rows(db);
     assert_int_equal(graph_db_missed(db, 1), 0);
+}
+
+/* And after the pending rows were linked. */
+static void check_and_link(struct database *db)
+{
+    check(db);
+    graph_db_link(db, CODEC_INT8);
+    check(db);
 }
 
 /* Of ROWS rows every third is dead, and many were written twice; all of it is linked. */
@@ -96,9 +102,7 @@ static void a_graph_that_is_still_mapped_is_checked_first(void **state)
     db = graph_db_open();
     compact(db);
     assert_in_range(graph_db_info(db).pending_count, 1, 8);
-    check(db);
-    graph_db_link(db, CODEC_INT8);
-    check(db);
+    check_and_link(db);
     graph_db_close(db);
 }
 
@@ -119,9 +123,7 @@ static void rows_that_lose_most_of_their_links_are_linked_again(void **state)
     }
     compact(db);
     assert_int_equal(graph_db_info(db).pending_count, 13);
-    check(db);
-    graph_db_link(db, CODEC_INT8);
-    check(db);
+    check_and_link(db);
     graph_db_close(db);
 }
 
@@ -214,11 +216,8 @@ static void writes_go_on_meanwhile(void **state)
 
 /* ---- kills ---- */
 
-static int images;
-
-static void *use_image(void *arg)
+static void use_image(void)
 {
-    (void)arg;
     struct database *db = graph_db_open_in(image_fd);
     graph_db_check_rows(db);
     assert_non_null(graph_db_graph(db)); /* that of the old file or of the new one */
@@ -226,17 +225,6 @@ static void *use_image(void *arg)
     graph_db_check_graph(db);
     assert_int_equal(graph_db_missed(db, 17), 0);
     database_free(db);
-    images++;
-    return NULL;
-}
-
-static void kill_here(int call)
-{
-    (void)call;
-    pthread_t thread;
-    take_image();
-    assert_int_equal(pthread_create(&thread, NULL, use_image, NULL), 0);
-    pthread_join(thread, NULL);
 }
 
 static void a_kill_before_any_call_leaves_a_graph(void **state)
@@ -244,12 +232,11 @@ static void a_kill_before_any_call_leaves_a_graph(void **state)
     (void)state;
     struct database *db = wasteful_database(CODEC_INT8);
     if (checkpoint_run(db, &err)) fail_msg("%s", err.msg);
-    images = 0;
-    faults_arm(FAULT_ANY, -1, 0);
-    faults.before = kill_here;
+    images.count = 0;
+    images_watch(use_image);
     compact(db);
     faults_disarm();
-    assert_true(images > 20);
+    assert_true(images.count > 20);
     graph_db_close(db);
 }
 
