@@ -20,6 +20,12 @@ enum {
 #define REST_NS      (SECOND_NS / 500) /* between two wakings: rows come in batches then */
 #define BUILD_IN_WAY (SECOND_NS / 4)   /* another graph is being built: look again later */
 
+/* A large graph of a database that was opened may be out of the cache again soon: it is brought to
+ * memory if it is searched, or written to, or stays. */
+enum { LOAD_SMALL_BYTES = 8 << 20, LOAD_SEARCHES = 100 };
+#define LOAD_AFTER_NS (5 * SECOND_NS)
+#define LOAD_LOOK_NS  (SECOND_NS / 4)
+
 struct hot {
     char names[HOT_MAX][NAME_BYTES_MAX + 1];
     int count;
@@ -107,17 +113,28 @@ static bool go_on(void *ctx)
     return !work_is_cancelled(ctx);
 }
 
+static bool may_load(const struct vector_index *ix, uint64_t now)
+{
+    return graph_memory(atomic_load(&ix->graph)) <= LOAD_SMALL_BYTES || atomic_load(&ix->hurry) ||
+           !link_is_done(ix) || now >= ix->adopted.at_ns + LOAD_AFTER_NS ||
+           atomic_load_explicit(&ix->searched, memory_order_relaxed) >= LOAD_SEARCHES;
+}
+
 /* A graph that was opened lies in the file as it was found: before anything is done to it, it is
- * checked and brought to memory.  False: not now, or never. */
-static bool have_in_memory(struct index_work *w)
+ * checked and brought to memory.  False: not before *due. */
+static bool have_in_memory(struct index_work *w, uint64_t *due)
 {
     struct err err;
-    if (!index_file_is_mapped(w->ix)) return true;
+    struct vector_index *ix = w->ix;
+    if (!index_file_is_mapped(ix)) return true;
+    uint64_t now = clock_ns();
+    *due = now + LOAD_LOOK_NS;
+    if (!may_load(ix, now)) return false;
     enum err_code rc = index_file_load(w->db, go_on, w, &err);
     if (rc == ERR_OK) return true;
     if (rc != ERR_SHUTTING_DOWN)
         log_warning("database \"%s\": its search index: %s", w->db->name, err.msg);
-    w->ix->not_before_ns = clock_ns() + SECOND_NS;
+    *due = ix->not_before_ns = clock_ns() + SECOND_NS;
     return false;
 }
 
@@ -174,7 +191,7 @@ static uint64_t work(struct index_work *w, bool may_build)
     note_opened(w);
     if (atomic_load_explicit(&ix->lost, memory_order_acquire)) index_reset(w);
     if (ix->not_before_ns > clock_ns()) return ix->not_before_ns;
-    if (!have_in_memory(w)) return ix->not_before_ns;
+    if (!have_in_memory(w, &due)) return due;
     if (work_graph(w) && !build_is_closing(ix->build))
         due = links_now(w) ? link_pending(w) : link_is_done(ix) ? UINT64_MAX : 0;
     if (work_is_cancelled(w)) return UINT64_MAX;

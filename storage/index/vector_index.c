@@ -276,6 +276,14 @@ void vector_index_compared_pending(struct vector_index *ix, uint64_t rows)
     atomic_store_explicit(&ix->crowded_ns, clock_ns(), memory_order_relaxed);
 }
 
+/* Whoever was searched often is likely to be searched again. */
+static void count_search(struct vector_index *ix)
+{
+    enum { ENOUGH = 1000 };
+    if (atomic_load_explicit(&ix->searched, memory_order_relaxed) < ENOUGH)
+        atomic_fetch_add_explicit(&ix->searched, 1, memory_order_relaxed);
+}
+
 struct graph *vector_index_graph(struct vector_index *ix, uint64_t lsn,
                                  struct vector_index_rest *rest)
 {
@@ -293,6 +301,7 @@ struct graph *vector_index_graph(struct vector_index *ix, uint64_t lsn,
         if (g != atomic_load_explicit(&ix->graph, memory_order_acquire) ||
             p != atomic_load_explicit(&ix->pending, memory_order_acquire))
             continue;
+        count_search(ix);
         if (rest->encoded > rest->tail) rest->encoded = rest->tail;
         if (p) {
             rest->slots = p->slots;
@@ -410,6 +419,7 @@ void vector_index_adopt(struct vector_index *ix, const struct vector_index_state
     ix->tracking = true;
     ix->adopted.replaying = ix->adopted.counting = true;
     ix->adopted.end = slot_count;
+    ix->adopted.at_ns = clock_ns();
     ix->tested_rows = atomic_load(&g->linked_count) + 1;
     ix->found_lsn = lsn;
     atomic_store(&ix->from_lsn, lsn);

@@ -79,6 +79,7 @@ struct vector_index {
     /* What could not be noted for want of memory, or may be missing: searches are exact until the
      * indexer has thrown the graph away. */
     _Atomic bool lost;
+    _Atomic uint32_t searched; /* so often, about; not counted for ever */
 
     /* The writer's (LOCK_DATABASE). */
     bool tracking; /* puts and ends are noted: there is a graph, or one is built */
@@ -129,6 +130,7 @@ struct vector_index {
         bool replaying; /* the log may be replayed still: slots are used whose nodes are linked */
         bool counting;  /* dead slots of the time before are being noted ...                 */
         uint32_t next, end; /* ... these */
+        uint64_t at_ns;     /* when that was */
     } adopted;
     uint64_t seen_changes, changed_ns; /* when rows came or ended last        */
     uint64_t swept_ns, audited_ns;     /* what the last one cost              */

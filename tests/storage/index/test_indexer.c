@@ -6,6 +6,7 @@
 
 #include "storage/base/epoch.h"
 #include "storage/database_private.h"
+#include "storage/index/index_file.h"
 #include "storage/index/index_work.h"
 
 #if defined(__SANITIZE_THREAD__)
@@ -639,6 +640,83 @@ static void rows_that_come_cluster_by_cluster_are_found(void **state)
     close_all();
 }
 
+/* ---- opening ---- */
+
+static bool is_loaded(void *ctx)
+{
+    struct vector_index *ix = ctx;
+    mutex_lock(&ix->mu);
+    bool mapped = index_file_is_mapped(ix);
+    mutex_unlock(&ix->mu);
+    return !mapped;
+}
+
+/* By the graph; false: the walk missed it. */
+static bool walk_finds(const struct rows *r, uint32_t i)
+{
+    uint64_t found[1];
+    struct search_report report;
+    assert_int_equal(search(db, row_at(r, i), 1, 0.999, false, found, &report), 1);
+    assert_int_equal(report.strategy, SEARCH_GRAPH);
+    return found[0] == i;
+}
+
+static void reopen(char *dir)
+{
+    close_all();
+    svc = test_service_open(dir);
+    db = test_acquire(svc, "db");
+}
+
+/* From the file first, then from memory, and searches notice nothing. */
+static void an_opened_graph_is_searched_at_once_and_loaded_when_it_is_used(void **state)
+{
+    (void)state;
+    uint32_t count = 30000 / SLOWER;
+    struct rows r = make_rows(128, count + 1, 50, 0.5f, false, 5);
+    struct schema schema = {
+        .dimension = 128, .metric = METRIC_EUCLIDEAN, .index.kind = INDEX_GRAPH};
+    char *dir = test_dir_new();
+    bool created;
+    svc = test_service_open(dir);
+    CHECK_OK(service_create(svc, "db", &schema, false, &created, &err));
+    db = test_acquire(svc, "db");
+    atomic_store(&index_of(db)->queries_max, 20);
+    put_rows(&r, 0, count);
+    service_settle_index(svc, db);
+
+    uint32_t asked = 0, missed = 0;
+    reopen(dir);
+    for (; asked < 50; asked++)
+        missed += !walk_finds(&r, asked * (count / 50));
+    /* That was not yet worth it; small graphs are always. */
+    if (SLOWER == 1 && clock_ns() < index_of(db)->adopted.at_ns + 4 * SECOND_NS)
+        assert_false(is_loaded(index_of(db)));
+    for (; !is_loaded(index_of(db)); asked++)
+        missed += !walk_finds(&r, asked % count);
+    for (uint32_t i = 0; i < 2000; i++, asked++)
+        missed += !walk_finds(&r, i % count);
+    if (missed > asked / 100) fail_msg("%u of %u were not found", missed, asked);
+
+    /* Something is to be linked. */
+    reopen(dir);
+    put_rows(&r, count, count + 1);
+    assert_true(walk_finds(&r, count));
+    assert_true(test_until(nothing_is_pending, index_of(db)));
+    assert_true(is_loaded(index_of(db)));
+
+    /* Nothing happens for a while. */
+    reopen(dir);
+    mutex_lock(&index_of(db)->mu);
+    index_of(db)->adopted.at_ns -= 6 * SECOND_NS;
+    mutex_unlock(&index_of(db)->mu);
+    assert_true(test_until(is_loaded, index_of(db)));
+    assert_int_equal(info_now().indexed_count, count + 1);
+    free(r.numbers);
+    close_all();
+    test_dir_remove(dir);
+}
+
 /* ---- the end ---- */
 
 static void stops_and_drops_do_not_wait_for_a_build(void **state)
@@ -722,6 +800,7 @@ int main(void)
         cmocka_unit_test(recall_is_what_was_asked_for),
         cmocka_unit_test(live_searches_are_done_again),
         cmocka_unit_test(rows_that_come_cluster_by_cluster_are_found),
+        cmocka_unit_test(an_opened_graph_is_searched_at_once_and_loaded_when_it_is_used),
         cmocka_unit_test(stops_and_drops_do_not_wait_for_a_build),
         cmocka_unit_test(compaction_and_index_go_together),
         cmocka_unit_test(without_an_indexer_all_is_exact),
