@@ -15,6 +15,7 @@
 
 enum {
     HOT_MAX = 64, /* databases that are known to have work; if they are more: look at all */
+    BUILD_PENDING_MAX = 4096, /* a build begins: more rows are linked first */
 };
 #define TURN_NS      (SECOND_NS / 100)
 #define REST_NS      (SECOND_NS / 500) /* between two wakings: rows come in batches then */
@@ -174,13 +175,14 @@ static uint64_t tend(struct index_work *w)
     return earlier(due, measure_at);
 }
 
-/* Writers may always have more to be linked: what else is under way takes turns with it. */
+/* Writers may always have more to be linked: what else is under way takes turns with it.  Of four
+ * turns a build has three: rows come in as fast as they are linked, and each of its passes has to
+ * be clearly shorter than the last, or it would never end.  No slot is used again before that. */
 static bool links_now(struct index_work *w)
 {
     struct vector_index *ix = w->ix;
     bool has_rival = ix->build || ix->sweep || sweep_due(w) <= clock_ns();
-    ix->linked_last = !has_rival || !ix->linked_last;
-    return ix->linked_last;
+    return !has_rival || ++ix->turns % (ix->build ? 4 : 2) == 0;
 }
 
 static uint64_t work(struct index_work *w, bool may_build)
@@ -198,7 +200,7 @@ static uint64_t work(struct index_work *w, bool may_build)
     if (work_is_over(w)) return 0;
     if (ix->build) return build_go_on(w);
     if (build_is_due(w)) {
-        if (!ix->sweep && may_build && link_is_done(ix)) {
+        if (!ix->sweep && may_build && vector_index_pending(ix) <= BUILD_PENDING_MAX) {
             build_start(w);
             return 0;
         }

@@ -112,7 +112,7 @@ struct vector_index {
     struct audit *audit;
     struct measurement *measurement;
     struct link_window *window; /* pending rows being linked */
-    bool linked_last;           /* in the last turn, rather than whatever else is under way */
+    uint32_t turns;             /* that linking had to share */
     uint64_t linked;            /* positions below are linked ...                            */
     uint64_t release_position;  /* ... and are head when every reader of this epoch has left */
     uint64_t release_epoch;

@@ -473,6 +473,47 @@ static void rows_survive_when_slots_change_hands(void **state)
     close_all();
 }
 
+/* Nor do they keep another graph from being built, and that does not make the file grow and grow.
+ */
+static void graphs_are_built_anew_while_rows_are_replaced_at_full_speed(void **state)
+{
+    (void)state;
+    enum { ROWS = SLOWER > 1 ? 600 : 3000, OFTEN = 10 };
+    struct rows r = make_rows(128, 2 * ROWS, 20, 1, false, 5);
+    static uint32_t now[ROWS]; /* which row each id has */
+    struct search_report report;
+    uint64_t ids[10];
+    open_graph(128);
+    put_rows(&r, 0, ROWS);
+    for (uint32_t i = 0; i < ROWS; i++)
+        now[i] = i;
+    service_settle_index(svc, db);
+    struct vector_index *ix = index_of(db);
+    struct graph *old = atomic_load(&ix->graph);
+    uint64_t until = clock_ns() + 100 * SECOND_NS;
+    mutex_lock(&ix->mu);
+    ix->fallen_apart = true;
+    mutex_unlock(&ix->mu);
+    for (uint32_t i = 0; atomic_load(&ix->graph) == old; i++) {
+        now[i % ROWS] = (i + ROWS / 2) % (2 * ROWS);
+        test_put(db, (struct vector_id){.number = i % ROWS}, row_at(&r, now[i % ROWS]), NULL);
+        if (i % OFTEN == 0) search(db, row_at(&r, i % ROWS), 10, 0, false, ids, &report);
+        if (clock_ns() > until) fail_msg("no other graph during %u updates", i);
+    }
+    uint32_t slots = db->store->counts.slot_count;
+    if (slots > 3 * ROWS + 4000) fail_msg("%u slots for %d rows", slots, ROWS);
+    service_settle_index(svc, db);
+    assert_int_equal(info_now().indexed_count, ROWS);
+    uint32_t missed = 0;
+    for (uint32_t i = 0; i < ROWS; i++) {
+        bool found = search(db, row_at(&r, now[i]), 1, 0.999, false, ids, NULL) == 1;
+        missed += !found || now[ids[0]] != now[i];
+    }
+    if (missed > ROWS / 200) fail_msg("%u rows were not found", missed);
+    free(r.numbers);
+    close_all();
+}
+
 /* ---- codecs ---- */
 
 static enum codec_kind codec_of(const struct rows *r, enum metric metric, enum quantization q)
@@ -794,6 +835,7 @@ int main(void)
         cmocka_unit_test(churn_does_not_wear_the_graph_out),
         cmocka_unit_test(every_row_finds_itself),
         cmocka_unit_test(rows_survive_when_slots_change_hands),
+        cmocka_unit_test(graphs_are_built_anew_while_rows_are_replaced_at_full_speed),
         cmocka_unit_test(codes_suit_the_rows),
         cmocka_unit_test(codes_change_when_the_rows_do),
         cmocka_unit_test(rows_without_a_place_in_the_graph_are_found_all_the_same),
