@@ -1,7 +1,7 @@
 /*
  * api.h - a request and its answer as plain structs: no sockets, no libmicrohttpd.
  *
- * server/http.c turns each HTTP request into the calls below; tests make the same calls without a
+ * server/exchange.c turns each HTTP request into the calls below; tests make the same calls without a
  * server.  The life of a request:
  *
  *   api_begin()     headers are known.  Finds the route, checks access, media type and length.

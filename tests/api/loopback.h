@@ -1,4 +1,4 @@
-/* loopback.h - a request through api/ without a server, as server/http.c would run it. */
+/* loopback.h - a request through api/ without a server, as server/exchange.c would run it. */
 #ifndef TESTS_API_LOOPBACK_H
 #define TESTS_API_LOOPBACK_H
 

@@ -1,0 +1,719 @@
+/*
+ * exchange.c - one request and its answer, between libmicrohttpd, the API and the workers.
+ *
+ * PARTS.  A request whose work can be done side by side (API_PARTS) is led by one worker and helped
+ * by workers that have nothing to do.  Each works for SLICE_NS at a time; then, if other requests
+ * wait, the helpers go, and the leader stands in line again.  So a long batch has all cores while
+ * it is alone, and its turn among the others while it is not.  Whoever leaves last makes the
+ * answer.
+ */
+#include <assert.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <string.h>
+#include <strings.h>
+
+#include "server/http_private.h"
+#include "storage/base/clock.h"
+#include "storage/base/log.h"
+#include "storage/base/mem.h"
+#include "storage/base/metrics.h"
+
+enum {
+    URI_BYTES_MAX = 8 * 1024,
+    BODY_PADDING = 64, /* zero bytes behind a body, for parsers that look ahead */
+    BODY_FIRST_BYTES = 64 * 1024,
+    DISCARD_BYTES_MAX = 16 * 1024 * 1024, /* behind a body that was too long, before we hang up */
+    BODIES_MAX = 16,          /* bodies of the greatest length that may be in memory at once */
+    PIECE_BYTES = 256 * 1024, /* of a streamed body */
+    BLOCK_BYTES = 64 * 1024,  /* of a streamed answer */
+    PARTS_MAX = 16,           /* workers on one request */
+};
+#define SLICE_NS (2 * MS)
+
+/* ---- exchanges ---- */
+
+static void exchange_drop_body(struct exchange *x)
+{
+    atomic_fetch_sub_explicit(&x->loop->http->bodies_bytes, x->req.body_bytes,
+                              memory_order_relaxed);
+    mem_free(x->req.body);
+    x->req.body = NULL;
+    x->req.body_bytes = 0;
+}
+
+static void exchange_free(struct exchange *x, bool sent)
+{
+    if (x->api_knows) api_end(x->loop->http->app, &x->req, &x->res, sent);
+    buf_free(&x->out);
+    exchange_drop_body(x);
+    mem_free(x->piece);
+    mem_free(x->parts);
+    mem_free(x);
+}
+
+static void exchange_fail(struct exchange *x, enum err_code code, const char *message)
+{
+    x->api_knows = true;
+    api_fail_code(&x->req, &x->res, code, message);
+    if (code == ERR_OVERLOADED || code == ERR_SHUTTING_DOWN) {
+        stat_add(STAT_REJECTED_REQUESTS, 1);
+        if (x->res.retry_after_seconds == 0) x->res.retry_after_seconds = 1;
+    }
+}
+
+static bool is_out_of_time(const struct exchange *x)
+{
+    return atomic_load_explicit(&x->loop->http->out_of_time, memory_order_relaxed);
+}
+
+/* The workers' queue is full, or closed. */
+static void exchange_fail_full(struct exchange *x)
+{
+    if (x->loop->draining)
+        exchange_fail(x, ERR_SHUTTING_DOWN, "the server is stopping");
+    else
+        exchange_fail(x, ERR_OVERLOADED, "too many requests are waiting");
+}
+
+/* Deadline for whatever this request has to bring next; 0: it is our turn. */
+static void exchange_expect(struct exchange *x, uint64_t ns)
+{
+    const union MHD_ConnectionInfo *info =
+        MHD_get_connection_info(x->mhd, MHD_CONNECTION_INFO_SOCKET_CONTEXT);
+    struct connection *c = info ? info->socket_context : NULL;
+
+    if (c) c->deadline_ns = ns == 0 ? 0 : clock_ns() + ns;
+}
+
+static void exchange_suspend(struct exchange *x)
+{
+    MHD_suspend_connection(x->mhd);
+    x->loop->suspended_count++;
+}
+
+/* On the syncer thread that found the write durable, or not. */
+static void exchange_durable(void *ctx)
+{
+    loop_push_done(ctx);
+}
+
+static enum err_code exchange_feed(struct exchange *x)
+{
+    struct err err;
+    enum err_code rc;
+
+    if (x->piece_bytes == 0 || x->req.feed_rc) return x->req.feed_rc;
+    rc = api_feed(x->loop->http->app, &x->req, x->piece, x->piece_bytes, &err);
+    if (rc && !x->req.feed_rc) { /* whoever failed first tells api_dispatch() */
+        x->req.feed_rc = rc;
+        x->req.feed_err = err;
+    }
+    x->piece_bytes = 0;
+    return rc;
+}
+
+/* ---- parts of one request ---- */
+
+static void exchange_leave(struct exchange *x)
+{
+    if (atomic_fetch_sub_explicit(&x->parts_busy, 1, memory_order_acq_rel) > 1) return;
+    x->out_of_time = is_out_of_time(x);
+    if (!x->out_of_time) api_join(x->loop->http->app, &x->req, &x->res);
+    loop_push_done(x);
+}
+
+/* Let workers that have nothing to do help. */
+static void exchange_spread(struct exchange *x)
+{
+    struct workers *workers = x->loop->http->workers;
+    long slack = x->part_count > 1 ? workers_slack(workers) : 0;
+
+    for (size_t i = 1; i < x->part_count && slack > 0; i++) {
+        struct part *p = &x->parts[i];
+        if (atomic_load_explicit(&p->busy, memory_order_acquire)) continue;
+        atomic_store_explicit(&p->busy, true, memory_order_relaxed);
+        atomic_fetch_add_explicit(&x->parts_busy, 1, memory_order_relaxed);
+        slack--;
+        if (workers_submit(workers, &p->work)) continue;
+        atomic_store_explicit(&p->busy, false, memory_order_relaxed);
+        atomic_fetch_sub_explicit(&x->parts_busy, 1, memory_order_relaxed);
+        return;
+    }
+}
+
+/* False: nothing is left. */
+static bool exchange_slice(struct exchange *x)
+{
+    uint64_t end = clock_ns() + SLICE_NS;
+
+    do
+        if (is_out_of_time(x) || !api_part(&x->req)) return false;
+    while (clock_ns() < end);
+    return true;
+}
+
+static void part_lead(void *ctx)
+{
+    struct part *p = ctx;
+    struct exchange *x = p->exchange;
+    struct workers *workers = x->loop->http->workers;
+
+    for (;;) {
+        exchange_spread(x);
+        if (!exchange_slice(x)) break;
+        if (workers_slack(workers) < 0 && workers_submit(workers, &p->work)) return;
+    }
+    exchange_leave(x);
+}
+
+static void part_help(void *ctx)
+{
+    struct part *p = ctx;
+    struct exchange *x = p->exchange;
+
+    while (exchange_slice(x) && workers_slack(x->loop->http->workers) >= 0)
+        continue;
+    atomic_store_explicit(&p->busy, false, memory_order_release);
+    exchange_leave(x);
+}
+
+/* False: no room, and *res says so.  True: it comes back over `done`. */
+static bool exchange_parts(struct exchange *x)
+{
+    x->part_count = x->req.part_count < PARTS_MAX ? x->req.part_count : PARTS_MAX;
+    x->parts = mem_zalloc(x->part_count * sizeof *x->parts);
+    for (size_t i = 0; i < x->part_count; i++) {
+        x->parts[i].exchange = x;
+        x->parts[i].work.fn = i == 0 ? part_lead : part_help;
+        x->parts[i].work.ctx = &x->parts[i];
+    }
+    x->job = JOB_PARTS;
+    atomic_store_explicit(&x->parts_busy, 1, memory_order_relaxed);
+    bool computes = x->req.may_block && !x->work.waits; /* this thread is one to compute on */
+    if (!computes && workers_submit(x->loop->http->workers, &x->parts[0].work)) return true;
+    if (!x->req.may_block) {
+        exchange_fail_full(x);
+        return false;
+    }
+    part_lead(&x->parts[0]);
+    return true;
+}
+
+/* On a worker, or in the loop with req.may_block false.  False: API_DEFER.  *waiting: the exchange
+ * comes back over `done` by itself and must not be touched any more. */
+static bool exchange_dispatch(struct exchange *x, bool *waiting)
+{
+    *waiting = false;
+    enum api_next next = api_dispatch(x->loop->http->app, &x->req, &x->res);
+    if (next == API_DEFER) return false;
+    if (next == API_PARTS) {
+        *waiting = exchange_parts(x);
+        return true;
+    }
+    if (!x->res.wait_db) return true;
+    x->job = JOB_AWAIT;
+    *waiting = api_wait(&x->res, &x->req, exchange_durable, x);
+    if (!*waiting) x->job = JOB_DISPATCH;
+    return true;
+}
+
+static void exchange_produce(struct exchange *x)
+{
+    struct err err = {.code = ERR_OK};
+
+    x->out.len = 0;
+    x->out_sent = 0;
+    x->out_rc = x->res.produce(&x->req, &x->out, &x->out_last, &err);
+    if (x->out_rc == ERR_OK && x->out.failed) x->out_rc = err_set(&err, ERR_NOMEM, "out of memory");
+    if (x->out_rc) log_warning("an answer was broken off: %s", err.msg);
+}
+
+/* On a worker. */
+static void exchange_work(void *ctx)
+{
+    struct exchange *x = ctx;
+    bool waiting = false;
+
+    x->out_of_time = is_out_of_time(x);
+    x->req.may_block = true;
+    if (!x->out_of_time) {
+        switch (x->job) {
+        case JOB_FEED:
+            (void)exchange_feed(x);
+            break;
+        case JOB_DISPATCH:
+            (void)exchange_feed(x);
+            if (!exchange_dispatch(x, &waiting))
+                exchange_fail(x, ERR_INTERNAL, "a handler would not run on a worker");
+            break;
+        case JOB_PRODUCE:
+            do
+                exchange_produce(x); /* an empty piece is not worth a round through the loop */
+            while (x->out_rc == ERR_OK && !x->out_last && x->out.len == 0);
+            break;
+        case JOB_PARTS:
+        case JOB_AWAIT:
+            break;
+        }
+    }
+    if (!waiting) loop_push_done(x);
+}
+
+/* Suspend and let a worker do `job`.  False: no room. */
+static bool exchange_submit(struct exchange *x, enum exchange_job job)
+{
+    if (x->loop->draining && is_out_of_time(x)) return false;
+    x->job = job;
+    x->work.fn = exchange_work;
+    x->work.ctx = x;
+    x->work.waits = x->req.waits;
+    if (!workers_submit(x->loop->http->workers, &x->work)) return false;
+    exchange_suspend(x);
+    return true;
+}
+
+void exchange_return(struct exchange *x)
+{
+    switch (x->job) {
+    case JOB_FEED:
+        x->state = EXCHANGE_STREAM;
+        if (x->out_of_time) x->req.feed_rc = ERR_SHUTTING_DOWN;
+        if (x->req.feed_rc) x->state = EXCHANGE_DISCARD;
+        exchange_expect(x, x->loop->http->timeout_ns); /* each piece has its own deadline */
+        break;
+    case JOB_DISPATCH:
+    case JOB_PARTS:
+    case JOB_AWAIT:
+        x->state = EXCHANGE_ANSWER;
+        if (x->out_of_time) {
+            exchange_fail(x, ERR_SHUTTING_DOWN, "the server is stopping");
+        } else if (x->job == JOB_AWAIT) {
+            bool again = api_wait(&x->res, &x->req, NULL, NULL);
+            assert(!again);
+        }
+        break;
+    case JOB_PRODUCE:
+        if (x->out_of_time) x->out_rc = ERR_SHUTTING_DOWN;
+        x->state = EXCHANGE_SENT;
+        break;
+    }
+    x->loop->suspended_count--;
+    MHD_resume_connection(x->mhd);
+}
+
+/* ---- answers ---- */
+
+/* Called by libmicrohttpd for the next bytes of a streamed answer. */
+static ssize_t exchange_read(void *cls, uint64_t pos, char *to, size_t bytes_max)
+{
+    struct exchange *x = cls;
+    bool head = pos < x->res.body.len;
+    const struct buf *from = head ? &x->res.body : &x->out;
+    size_t at = head ? (size_t)pos : x->out_sent;
+    size_t bytes = from->len - at;
+
+    if (bytes > 0) {
+        if (bytes > bytes_max) bytes = bytes_max;
+        memcpy(to, from->data + at, bytes);
+        if (!head) x->out_sent += bytes;
+        return (ssize_t)bytes;
+    }
+    if (x->out_rc) return MHD_CONTENT_READER_END_WITH_ERROR;
+    if (x->out_last) return MHD_CONTENT_READER_END_OF_STREAM;
+    if (!exchange_submit(x, JOB_PRODUCE)) return MHD_CONTENT_READER_END_WITH_ERROR;
+    x->state = EXCHANGE_BUSY;
+    return 0;
+}
+
+static struct MHD_Response *exchange_response(struct exchange *x)
+{
+    if (x->res.produce)
+        return MHD_create_response_from_callback(MHD_SIZE_UNKNOWN, BLOCK_BYTES, exchange_read, x,
+                                                 NULL);
+    /* The buffer lives until api_end(), and so longer than libmicrohttpd looks at it. */
+    return MHD_create_response_from_buffer(x->res.body.len, x->res.body.data,
+                                           MHD_RESPMEM_PERSISTENT);
+}
+
+static enum MHD_Result exchange_answer(struct exchange *x)
+{
+    struct api_response *res = &x->res;
+    struct MHD_Response *r;
+    char number[16];
+    enum MHD_Result ok;
+
+    if (res->body.failed && !res->produce)
+        exchange_fail(x, ERR_OVERLOADED, "out of memory for the answer");
+    r = exchange_response(x);
+    if (!r) return MHD_NO;
+    if (res->content_type) MHD_add_response_header(r, "Content-Type", res->content_type);
+    if (*res->request_id) MHD_add_response_header(r, "X-Request-Id", res->request_id);
+    if (*res->allow) MHD_add_response_header(r, "Allow", res->allow);
+    if (*res->warning) MHD_add_response_header(r, "Warning", res->warning);
+    if (*res->etag) MHD_add_response_header(r, "ETag", res->etag);
+    for (size_t i = 0; i < res->header_count; i++)
+        MHD_add_response_header(r, res->headers[i].name, res->headers[i].value);
+    if (res->retry_after_seconds > 0) {
+        snprintf(number, sizeof number, "%" PRIu32, res->retry_after_seconds);
+        MHD_add_response_header(r, "Retry-After", number);
+    }
+    /* libmicrohttpd 0.9.75 ends a HEAD of unknown length with a chunk of no bytes, which the client
+     * would take for the next answer. */
+    if (res->produce && strcmp(x->req.method, "HEAD") == 0) res->close = true;
+    if (res->close || x->loop->draining || atomic_load(&x->loop->http->app->draining))
+        MHD_add_response_header(r, "Connection", "close");
+    x->state = EXCHANGE_SENT;
+    exchange_expect(x, 0);
+    ok = MHD_queue_response(x->mhd, (unsigned)res->status, r);
+    MHD_destroy_response(r);
+    return ok;
+}
+
+/* ---- requests ---- */
+
+struct header_walk {
+    struct api_request *req;
+    const char *content_length;
+    unsigned content_lengths, transfer_encodings, hosts;
+};
+
+static enum MHD_Result header_visit(void *cls, enum MHD_ValueKind kind, const char *key,
+                                    const char *value)
+{
+    struct header_walk *w = cls;
+    struct api_request *req = w->req;
+    const struct {
+        const char *key;
+        const char **value;
+    } wanted[] = {
+        {"Content-Type", &req->content_type},
+        {"Content-Encoding", &req->content_encoding},
+        {"Authorization", &req->authorization},
+        {"X-API-Key", &req->api_key},
+        {"X-Request-Id", &req->request_id},
+        {"Accept", &req->accept},
+        {"Origin", &req->origin},
+        {"If-Match", &req->if_match},
+        {"Idempotency-Key", &req->idempotency_key},
+    };
+
+    (void)kind;
+    if (strcasecmp(key, "Content-Length") == 0) {
+        w->content_lengths++;
+        w->content_length = value;
+        return MHD_YES;
+    }
+    if (strcasecmp(key, "Transfer-Encoding") == 0) {
+        w->transfer_encodings++;
+        req->chunked = value && strcasecmp(value, "chunked") == 0;
+        return MHD_YES;
+    }
+    if (strcasecmp(key, "Host") == 0) {
+        w->hosts++;
+        return MHD_YES;
+    }
+    for (size_t i = 0; i < sizeof wanted / sizeof *wanted; i++) {
+        if (strcasecmp(key, wanted[i].key) != 0) continue;
+        if (!*wanted[i].value) *wanted[i].value = value; /* the first counts */
+        break;
+    }
+    return MHD_YES;
+}
+
+/* Digits and nothing else: "+1", " 1" and "1, 1" are how requests get smuggled. */
+static bool content_length_parse(const char *text, uint64_t *out)
+{
+    uint64_t n = 0;
+
+    if (!text || !*text) return false;
+    for (; *text; text++) {
+        if (*text < '0' || *text > '9' || n > (UINT64_MAX - 9) / 10) return false;
+        n = n * 10 + (uint64_t)(*text - '0');
+    }
+    *out = n;
+    return true;
+}
+
+/* NULL, or what makes it impossible to say where this request ends. */
+static const char *exchange_headers(struct exchange *x)
+{
+    struct header_walk walk = {.req = &x->req};
+
+    MHD_get_connection_values(x->mhd, MHD_HEADER_KIND, header_visit, &walk);
+    if (walk.content_lengths > 1) return "more than one Content-Length";
+    if (walk.content_lengths > 0 && walk.transfer_encodings > 0)
+        return "Content-Length together with Transfer-Encoding";
+    if (walk.transfer_encodings > 1 || (walk.transfer_encodings == 1 && !x->req.chunked))
+        return "Transfer-Encoding other than \"chunked\"";
+    if (walk.hosts > 1) return "more than one Host";
+    if (walk.content_lengths == 1) {
+        if (!content_length_parse(walk.content_length, &x->req.content_length))
+            return "Content-Length is not a number";
+        x->req.has_content_length = true;
+    }
+    return NULL;
+}
+
+/* The answer is known before the body.  With a body on its way the connection ends behind it. */
+static enum MHD_Result exchange_refuse(struct exchange *x)
+{
+    bool body = x->req.chunked || x->req.content_length > 0;
+
+    if (body || x->res.close) {
+        x->res.close = true;
+        return exchange_answer(x);
+    }
+    x->state = EXCHANGE_ANSWER; /* in the next call, as libmicrohttpd likes it for keep-alive */
+    return MHD_YES;
+}
+
+/* Room for a body of the announced length.  False: *res says why not. */
+static bool exchange_make_body(struct exchange *x)
+{
+    uint64_t bytes_max = x->loop->http->options.body_bytes_max;
+
+    if (x->req.content_length > bytes_max) {
+        exchange_fail(x, ERR_PAYLOAD_TOO_LARGE, "the body is longer than server.max_body_bytes");
+        return false;
+    }
+    x->body_cap = (size_t)x->req.content_length;
+    if (x->req.chunked) x->body_cap = bytes_max < BODY_FIRST_BYTES ? bytes_max : BODY_FIRST_BYTES;
+    x->req.body = mem_try(x->body_cap + BODY_PADDING);
+    if (x->req.body) return true;
+    exchange_fail(x, ERR_OVERLOADED, "out of memory for the body");
+    return false;
+}
+
+/* Headers are complete. */
+static enum MHD_Result exchange_begin(struct exchange *x)
+{
+    const char *wrong = exchange_headers(x);
+
+    x->loop->request_count++;
+    if (wrong) {
+        exchange_fail(x, ERR_INVALID_REQUEST, wrong);
+        x->res.close = true;
+        return exchange_refuse(x);
+    }
+    if (x->uri_too_long) {
+        exchange_fail(x, ERR_URI_TOO_LONG, "the URI is longer than 8 KiB");
+        x->res.close = true;
+        return exchange_refuse(x);
+    }
+    x->api_knows = true;
+    switch (api_begin(x->loop->http->app, &x->req, &x->res)) {
+    case API_DONE:
+        return exchange_refuse(x);
+    case API_STREAM:
+        x->piece = mem_try(PIECE_BYTES);
+        if (!x->piece) {
+            exchange_fail(x, ERR_OVERLOADED, "out of memory for the body");
+            return exchange_refuse(x);
+        }
+        x->state = EXCHANGE_STREAM;
+        return MHD_YES;
+    case API_BODY:
+    case API_DEFER:
+    case API_PARTS:
+        break;
+    }
+    x->state = EXCHANGE_BODY;
+    return exchange_make_body(x) ? MHD_YES : exchange_refuse(x);
+}
+
+/* Make room for `more` bytes of a chunked body. */
+static bool exchange_grow_body(struct exchange *x, size_t more)
+{
+    uint64_t bytes_max = x->loop->http->options.body_bytes_max;
+    size_t need = x->req.body_bytes + more, cap = x->body_cap;
+
+    if (need > bytes_max) {
+        exchange_fail(x, ERR_PAYLOAD_TOO_LARGE, "the body is longer than server.max_body_bytes");
+        return false;
+    }
+    while (cap < need)
+        cap *= 2;
+    if (cap > bytes_max) cap = (size_t)bytes_max;
+    char *body = mem_resize(x->req.body, cap + BODY_PADDING);
+    if (!body) {
+        exchange_fail(x, ERR_OVERLOADED, "out of memory for the body");
+        return false;
+    }
+    x->req.body = body;
+    x->body_cap = cap;
+    return true;
+}
+
+/* Count what has arrived, not what was announced: that is memory which nobody has touched yet. */
+static bool exchange_count_body(struct exchange *x, size_t more)
+{
+    struct http *http = x->loop->http;
+    uint64_t others = atomic_fetch_add_explicit(&http->bodies_bytes, more, memory_order_relaxed);
+
+    if (others + more <= BODIES_MAX * http->options.body_bytes_max) return true;
+    atomic_fetch_sub_explicit(&http->bodies_bytes, more, memory_order_relaxed);
+    exchange_fail(x, ERR_OVERLOADED, "too many long bodies are under way");
+    return false;
+}
+
+static void exchange_take_body(struct exchange *x, const char *data, size_t bytes)
+{
+    if ((bytes > x->body_cap - x->req.body_bytes && !exchange_grow_body(x, bytes)) ||
+        !exchange_count_body(x, bytes)) {
+        /* libmicrohttpd takes no answer in the middle of a body: let the rest go by, for as long
+         * as a request may take to arrive. */
+        exchange_drop_body(x);
+        x->res.close = true;
+        x->state = EXCHANGE_DISCARD;
+        return;
+    }
+    memcpy(x->req.body + x->req.body_bytes, data, bytes);
+    x->req.body_bytes += bytes;
+}
+
+/* Take what fits; *bytes is what is left for the next call, after the worker. */
+static void exchange_take_piece(struct exchange *x, const char *data, size_t *bytes)
+{
+    size_t room = PIECE_BYTES - x->piece_bytes, take = *bytes < room ? *bytes : room;
+
+    memcpy(x->piece + x->piece_bytes, data, take);
+    x->piece_bytes += take;
+    *bytes -= take;
+    if (x->piece_bytes < PIECE_BYTES) return;
+    if (exchange_submit(x, JOB_FEED)) {
+        x->state = EXCHANGE_BUSY;
+        exchange_expect(x, 0);
+        return;
+    }
+    struct err err;
+    x->req.feed_rc = err_set(&err, ERR_OVERLOADED, "too many requests are waiting");
+    x->req.feed_err = err;
+    x->piece_bytes = 0;
+    x->state = EXCHANGE_DISCARD;
+}
+
+/* The request is complete: answer it here if that is quick. */
+static enum MHD_Result exchange_run(struct exchange *x)
+{
+    bool waiting = false, streamed = x->piece != NULL;
+
+    exchange_expect(x, 0);
+    if (x->req.body) memset(x->req.body + x->req.body_bytes, 0, BODY_PADDING);
+    x->req.may_block = false;
+    if (!streamed && exchange_dispatch(x, &waiting)) {
+        if (!waiting) return exchange_answer(x);
+        x->state = EXCHANGE_BUSY;
+        exchange_suspend(x);
+        return MHD_YES;
+    }
+    if (exchange_submit(x, JOB_DISPATCH)) {
+        x->state = EXCHANGE_BUSY;
+        return MHD_YES;
+    }
+    exchange_fail_full(x);
+    return exchange_answer(x);
+}
+
+/* ---- what libmicrohttpd calls ---- */
+
+void *mhd_uri(void *cls, const char *uri, struct MHD_Connection *mhd)
+{
+    struct http_loop *l = cls;
+    size_t len = strlen(uri);
+    bool too_long = len > URI_BYTES_MAX;
+    struct exchange *x;
+
+    if (too_long) len = 0;
+    x = mem_zalloc(sizeof *x + len + 1);
+    memcpy(x->uri, uri, len);
+    x->loop = l;
+    x->mhd = mhd;
+    x->uri_too_long = too_long;
+    x->req.path = x->uri;
+    char *query = strchr(x->uri, '?');
+    if (query) {
+        *query = '\0';
+        x->req.query = query + 1;
+    }
+    exchange_expect(x, l->http->timeout_ns);
+    return x;
+}
+
+/* The API decodes the path, after routing, from the text that mhd_uri() got: nobody looks at what
+ * libmicrohttpd would make of it. */
+size_t mhd_unescape(void *cls, struct MHD_Connection *mhd, char *text)
+{
+    (void)cls;
+    (void)mhd;
+    return strlen(text);
+}
+
+enum MHD_Result mhd_request(void *cls, struct MHD_Connection *mhd, const char *url,
+                            const char *method, const char *version, const char *data,
+                            size_t *bytes, void **context)
+{
+    struct exchange *x = *context;
+
+    (void)cls;
+    (void)mhd;
+    (void)url;
+    (void)version;
+    if (x->state == EXCHANGE_LINE) {
+        x->req.method = method;
+        return exchange_begin(x);
+    }
+    if (*bytes > 0) {
+        switch (x->state) {
+        case EXCHANGE_BODY:
+            exchange_take_body(x, data, *bytes);
+            *bytes = 0;
+            break;
+        case EXCHANGE_STREAM:
+            exchange_take_piece(x, data, bytes);
+            break;
+        case EXCHANGE_BUSY:
+            /* It comes with the next chunk of its buffer although the connection is suspended;
+             * what we do not take now it brings again. */
+            break;
+        case EXCHANGE_DISCARD:
+            x->discarded_bytes += *bytes;
+            *bytes = 0;
+            /* A streamed body has its deadline alone: its client should get to know how far the
+             * import came. */
+            if (!x->piece && x->discarded_bytes > DISCARD_BYTES_MAX) return MHD_NO;
+            break;
+        default:
+            *bytes = 0;
+            break;
+        }
+        return MHD_YES;
+    }
+    switch (x->state) {
+    case EXCHANGE_BODY:
+    case EXCHANGE_STREAM:
+        return exchange_run(x);
+    case EXCHANGE_DISCARD:
+        return x->piece ? exchange_run(x) : exchange_answer(x);
+    case EXCHANGE_ANSWER:
+        return exchange_answer(x);
+    default:
+        return MHD_YES;
+    }
+}
+
+void mhd_completed(void *cls, struct MHD_Connection *mhd, void **context,
+                   enum MHD_RequestTerminationCode why)
+{
+    struct http_loop *l = cls;
+    struct exchange *x = *context;
+
+    (void)mhd;
+    if (!x) return;
+    *context = NULL;
+    assert(x->state != EXCHANGE_BUSY);
+    if (x->state != EXCHANGE_LINE) l->request_count--;
+    /* The next request line may take as long as an idle connection lives, and then its time. */
+    exchange_expect(x, 2 * l->http->timeout_ns);
+    exchange_free(x, why == MHD_REQUEST_TERMINATED_COMPLETED_OK);
+}

@@ -1,0 +1,178 @@
+/*
+ * http_private.h - inside of http.c (all loops), loop.c (one of them, its connections) and
+ * exchange.c (requests and their answers).
+ *
+ *   http ── http_loop (N) ── connection ── exchange: one request and its answer
+ *
+ * THREADS.  Everything of a loop belongs to its thread: libmicrohttpd, the connections, the
+ * exchanges.  Other threads reach it through two stacks and one uv_async:
+ *
+ *   arrived   connections dealt to it                       (http_take())
+ *   done      exchanges that a worker or a syncer is through with
+ *
+ * libmicrohttpd has no way to wake an external loop, so only the loop itself resumes a connection.
+ * An exchange that is handed to a worker (EXCHANGE_BUSY) belongs to that worker until it comes back
+ * over `done`; its connection is suspended all that time, and so cannot go away under it.  For the
+ * same reason it does not matter whether the worker is done before the loop has suspended: the loop
+ * looks at `done` only when it is back in its event loop.
+ *
+ * THE END.  MHD_stop_daemon() aborts the process if a connection is suspended.  A loop stops only
+ * when suspended_count is 0; past the deadline nothing new is handed to a worker, and what a worker
+ * has begun is waited for: storage could not be closed under it anyway.
+ */
+#ifndef SERVER_HTTP_PRIVATE_H
+#define SERVER_HTTP_PRIVATE_H
+
+#include <microhttpd.h>
+#include <stdatomic.h>
+#include <uv.h>
+
+#include "server/http.h"
+
+#define MS        1000000ull
+#define LOOP_GONE UINT64_MAX /* pong of a loop that has stopped, as it should */
+
+enum exchange_state {
+    EXCHANGE_LINE,    /* the request line has arrived                     */
+    EXCHANGE_BODY,    /* collecting the body                              */
+    EXCHANGE_STREAM,  /* collecting a piece for api_feed()                */
+    EXCHANGE_DISCARD, /* the answer is known, but the body is on its way  */
+    EXCHANGE_BUSY,    /* a worker or the log has it; suspended            */
+    EXCHANGE_ANSWER,  /* *res is to be sent                               */
+    EXCHANGE_SENT,    /* libmicrohttpd has the answer                     */
+};
+
+enum exchange_job {
+    JOB_FEED,     /* api_feed() the piece                       */
+    JOB_DISPATCH, /* api_feed() what is left, api_dispatch()    */
+    JOB_PARTS,    /* api_part() until none is left, api_join()  */
+    JOB_AWAIT,    /* the write becomes durable                  */
+    JOB_PRODUCE,  /* the next piece of a streamed answer        */
+};
+
+/* One worker's part in a request. */
+struct part {
+    struct work work;
+    struct exchange *exchange;
+    _Atomic bool busy; /* set by the leader, cleared by the helper that goes */
+};
+
+struct exchange {
+    struct api_request req;
+    struct api_response res;
+    struct work work;
+    struct exchange *next_done; /* while on a `done` stack */
+    struct http_loop *loop;
+    struct MHD_Connection *mhd;
+    enum exchange_state state;
+    enum exchange_job job;
+    bool api_knows; /* api_begin() or api_fail() was called: api_end() is due */
+    bool uri_too_long;
+    bool out_of_time; /* past the drain's deadline: the job was not done */
+    size_t body_cap;  /* of req.body, without the padding */
+    uint64_t discarded_bytes;
+
+    /* API_PARTS */
+    struct part *parts; /* [0] is the leader's */
+    size_t part_count;
+    _Atomic size_t parts_busy; /* who takes it to 0 makes the answer */
+
+    /* a streamed body: the piece being filled, or being fed */
+    char *piece;
+    size_t piece_bytes;
+
+    /* a streamed answer: res.body, then what produce() made */
+    struct buf out;
+    size_t out_sent;
+    bool out_last;
+    enum err_code out_rc;
+
+    char uri[]; /* raw; cut at '?' */
+};
+
+/* From http_take() until libmicrohttpd has closed it. */
+struct connection {
+    struct connection *prev, *next; /* `next` alone while on the `arrived` stack */
+    struct http_loop *loop;
+    int fd;
+    struct sockaddr_storage peer;
+    socklen_t peer_bytes;
+    uint64_t deadline_ns; /* for what has to arrive next; 0: nothing has to */
+};
+
+struct http_loop {
+    /* constant after start */
+    struct http *http;
+    struct MHD_Daemon *mhd;
+    uv_thread_t thread;
+    bool started;
+
+    /* the loop thread alone, once started */
+    uv_loop_t uv;
+    uv_poll_t poll;
+    uv_timer_t timer; /* libmicrohttpd's timeouts */
+    bool timer_armed;
+    uv_timer_t sweeper;
+    struct connection *connections;
+    struct connection *adding; /* on its way through MHD_add_connection() */
+    size_t request_count;      /* whose headers have arrived and whose answer has not left */
+    size_t suspended_count;
+    bool draining, stopped;
+    uint64_t drain_began_ns;
+
+    /* atomic; the other side is whoever calls loop_push_*(), http_ping(), http_drain() */
+    uv_async_t async;
+    _Atomic(struct connection *) arrived;
+    _Atomic(struct exchange *) done;
+    _Atomic size_t connection_count; /* dealt to this loop and not closed */
+    _Atomic uint64_t pong;
+};
+
+struct http {
+    /* constant after start */
+    struct http_options options;
+    struct api_app *app;
+    struct workers *workers;
+    size_t loop_count;
+    struct http_loop *loops;
+    uint64_t timeout_ns;
+
+    /* the thread that calls http_take() and http_ping() */
+    size_t turn;
+
+    /* set by http_drain() before `drain`, read by loops after they see it */
+    void (*drained)(void *ctx);
+    void *drained_ctx;
+    _Atomic bool drain;
+    _Atomic bool out_of_time; /* set by the first loop past the deadline, read by workers */
+    _Atomic size_t loops_running;
+    _Atomic uint64_t ping;
+    _Atomic uint64_t bodies_bytes; /* received and not yet answered, on all loops */
+};
+
+/* ---- loop.c ---- */
+
+/* Everything but the thread.  What is begun is undone by loop_deinit(). */
+MUST_CHECK enum err_code loop_init(struct http_loop *l, struct http *http, struct err *err);
+void loop_deinit(struct http_loop *l); /* its thread has ended, or never began */
+void loop_main(void *arg);             /* the thread of the loop `arg` */
+
+/* Any thread: give the loop a connection, or an exchange of its own back. */
+void loop_push_arrived(struct http_loop *l, struct connection *c);
+void loop_push_done(struct exchange *x);
+
+/* ---- exchange.c; the loop's thread ---- */
+
+/* Back from a worker or from the log: say what comes next and let the connection run again. */
+void exchange_return(struct exchange *x);
+
+/* What libmicrohttpd calls about requests; `cls` is the loop. */
+void *mhd_uri(void *cls, const char *uri, struct MHD_Connection *mhd);
+size_t mhd_unescape(void *cls, struct MHD_Connection *mhd, char *text);
+enum MHD_Result mhd_request(void *cls, struct MHD_Connection *mhd, const char *url,
+                            const char *method, const char *version, const char *data,
+                            size_t *bytes, void **context);
+void mhd_completed(void *cls, struct MHD_Connection *mhd, void **context,
+                   enum MHD_RequestTerminationCode why);
+
+#endif
