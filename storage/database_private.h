@@ -213,6 +213,8 @@ uint64_t database_filter_bytes(struct database *db);
 
 /* ---- reader.c ---- */
 
+struct record; /* records.h */
+
 /* R: is the row of this slot part of the snapshot? */
 bool slot_is_visible(const struct slot *s, uint64_t lsn, uint64_t now_ms);
 /* R: the slot of the row with this id in the snapshot.  ERR_VECTOR_NOT_FOUND, ERR_CORRUPT. */
@@ -220,6 +222,9 @@ MUST_CHECK enum err_code reader_find(struct reader *r, const struct vector_id *i
                                      uint32_t *slot_number, struct err *err);
 /* R: the vector of a slot, its checksum compared on the first touch.  NULL: damaged. */
 const float *slot_vector(struct reader *r, uint32_t slot_number, const struct slot *s);
+/* R: id and metadata of a visible slot, "{}" if it has none.  ERR_CORRUPT, ERR_NOMEM. */
+MUST_CHECK enum err_code slot_metadata(struct reader *r, const struct slot *s, struct vector_id *id,
+                                       struct record *record, struct err *err);
 /* R: everything of a visible slot. */
 MUST_CHECK enum err_code slot_row(struct reader *r, uint32_t slot_number, const struct slot *s,
                                   struct row *row, struct err *err);

@@ -107,32 +107,39 @@ const float *slot_vector(struct reader *r, uint32_t slot_number, const struct sl
     return vector;
 }
 
+enum err_code slot_metadata(struct reader *r, const struct slot *s, struct vector_id *id,
+                            struct record *record, struct err *err)
+{
+    *id = (struct vector_id){.number = s->key};
+    *record = (struct record){.metadata = "{}", .metadata_bytes = 2};
+    if (!s->record_at) return s->text_bytes ? database_damaged(r->db, "a slot", err) : ERR_OK;
+    enum err_code rc = records_read(&r->store->file, s->record_at, &r->pieces, record, err);
+    if (rc == ERR_CORRUPT) database_quarantine(r->db, err);
+    if (rc) return rc;
+    if (record->text_bytes != s->text_bytes) return database_damaged(r->db, "a record", err);
+    if (record->text_bytes)
+        *id = (struct vector_id){.text = record->text, .text_bytes = record->text_bytes};
+    if (!record->metadata_bytes) {
+        record->metadata = "{}";
+        record->metadata_bytes = 2;
+    }
+    return ERR_OK;
+}
+
 enum err_code slot_row(struct reader *r, uint32_t slot_number, const struct slot *s,
                        struct row *row, struct err *err)
 {
     *row = (struct row){
-        .id = {.number = s->key},
         .vector = slot_vector(r, slot_number, s),
-        .metadata = "{}",
-        .metadata_bytes = 2,
         .version = GET(s->birth),
         .expires_at_ms = s->expires_at_ms,
     };
     if (!row->vector) return database_damaged(r->db, "a vector", err);
-    if (!s->record_at) return s->text_bytes ? database_damaged(r->db, "a slot", err) : ERR_OK;
-
     struct record record;
-    enum err_code rc = records_read(&r->store->file, s->record_at, &r->pieces, &record, err);
-    if (rc == ERR_CORRUPT) database_quarantine(r->db, err);
-    if (rc) return rc;
-    if (record.text_bytes != s->text_bytes) return database_damaged(r->db, "a record", err);
-    if (record.text_bytes)
-        row->id = (struct vector_id){.text = record.text, .text_bytes = record.text_bytes};
-    if (record.metadata_bytes) {
-        row->metadata = record.metadata;
-        row->metadata_bytes = record.metadata_bytes;
-    }
-    return ERR_OK;
+    enum err_code rc = slot_metadata(r, s, &row->id, &record, err);
+    row->metadata = record.metadata;
+    row->metadata_bytes = record.metadata_bytes;
+    return rc;
 }
 
 /* From the newest slot of an id to the one that the snapshot sees; NULL: none (*damage says why).

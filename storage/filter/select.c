@@ -91,26 +91,6 @@ static uint64_t count_bits(const uint64_t *words, size_t count)
 
 /* ---- rows by their metadata ---- */
 
-/* Id and metadata of a visible row, without its vector. */
-static enum err_code slot_metadata(struct reader *r, const struct slot *s, struct record *record,
-                                   struct vector_id *id, struct err *err)
-{
-    *id = (struct vector_id){.number = s->key};
-    *record = (struct record){.metadata = "{}", .metadata_bytes = 2};
-    if (!s->record_at) return s->text_bytes ? database_damaged(r->db, "a slot", err) : ERR_OK;
-    enum err_code rc = records_read(&r->store->file, s->record_at, &r->pieces, record, err);
-    if (rc == ERR_CORRUPT) database_quarantine(r->db, err);
-    if (rc) return rc;
-    if (record->text_bytes != s->text_bytes) return database_damaged(r->db, "a record", err);
-    if (record->text_bytes)
-        *id = (struct vector_id){.text = record->text, .text_bytes = record->text_bytes};
-    if (!record->metadata_bytes) {
-        record->metadata = "{}";
-        record->metadata_bytes = 2;
-    }
-    return ERR_OK;
-}
-
 /* Called for each row of a set. */
 typedef enum err_code row_fn(struct selection *s, void *ctx, uint32_t slot_in_chunk,
                              const struct vector_id *id, const struct record *record);
@@ -127,7 +107,7 @@ static enum err_code for_rows(struct selection *s, const uint64_t rows[CHUNK_WOR
             uint32_t i = (uint32_t)__builtin_ctzll(left);
             struct record record;
             struct vector_id id;
-            enum err_code rc = slot_metadata(s->r, &slots[i], &record, &id, s->err);
+            enum err_code rc = slot_metadata(s->r, &slots[i], &id, &record, s->err);
             if (!rc) rc = fn(s, ctx, w * 64 + i, &id, &record);
             if (rc) return rc;
         }
