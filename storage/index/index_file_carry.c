@@ -17,7 +17,8 @@
 
 enum {
     SLICE_NODES = 1024,
-    SWEPT_NODES = 16384, /* under the lock at a time                   */
+    SWEPT_NODES = 16384, /* under the lock at a time, or ...           */
+    TURNS_MAX = 16,      /* ... more: each turn looks for the dead anew */
     DEAD_ONE_IN = 200,   /* fewer dead rows are not worth looking for */
 };
 
@@ -84,7 +85,8 @@ static enum err_code sweep_some(struct store *store, uint32_t *next, bool *done,
     uint64_t *dead = find_dead(store, g, nodes, &count);
     if (!dead) return err_set(err, ERR_NOMEM, "out of memory for a sweep");
     *done = count <= linked / DEAD_ONE_IN;
-    for (uint32_t i = 0; i < SWEPT_NODES && *next < nodes && !*done; i += SLICE_NODES) {
+    uint32_t most = nodes / TURNS_MAX > SWEPT_NODES ? nodes / TURNS_MAX : SWEPT_NODES;
+    for (uint32_t i = 0; i < most && *next < nodes && !*done; i += SLICE_NODES) {
         uint32_t end = nodes - *next < SLICE_NODES ? nodes : *next + SLICE_NODES;
         graph_sweep(g, dead, *next, end, false);
         *next = end;
