@@ -38,7 +38,7 @@ static const struct other {
 
 enum relation { UNCORRELATED, CORRELATED, OPPOSITE, RELATION_COUNT };
 static const char *const relation_names[] = {"uncorrelated", "correlated", "opposite"};
-static const double percents[] = {50, 10, 1, 0.1};
+static const double percents[] = {90, 50, 25, 10, 1, 0.1};
 
 struct world {
     struct dataset set;

@@ -165,6 +165,13 @@ struct graph_query {
     uint32_t allowed_nodes;
     const uint32_t *seeds; /* allowed nodes to start from as well */
     uint32_t seed_count;
+    /* With `allowed`: nodes that are kept in view on the way, whether they may be candidates or
+     * not; 0: four times ef.  About ef divided by the share that is allowed are met. */
+    uint32_t frontier;
+    /* With `allowed`: the nearest nodes of both kinds whose links are followed whatever is found;
+     * at most as many as the frontier holds.  What an unfiltered walk would take: where nearly all
+     * may be candidates, ef of them come early. */
+    uint32_t explore;
     uint64_t distances_max; /* give up after so many; 0: no limit */
     uint32_t hidden;        /* a node that is taken for not being there; UINT32_MAX: none */
     /* Nodes with codes that may be candidates although nothing may lead to them yet: all are
@@ -180,6 +187,9 @@ struct graph_found {
     const float *distances;
     uint32_t count;
     bool gave_up; /* distances_max was reached */
+    /* So many nodes that may not be candidates are nearer than those that were found that the walk
+     * lost sight of some, and perhaps of the way to better ones. */
+    bool lost_sight;
     uint64_t visited, distances_computed;
 };
 

@@ -182,8 +182,16 @@ void graph_walk(struct graph *g, const struct graph_arena *a, struct graph_scrat
         pool->id[i] &= ~POOL_EXPANDED;
 }
 
-/* Nodes of `ids` that may be candidates go to the results, all that are nearer than the worst of
- * them to the frontier.  Returns the lowest place of the frontier that changed. */
+/* Nodes that are farther away are not followed. */
+static float horizon(const struct graph_scratch *s, uint32_t explore)
+{
+    if (s->pool.count < explore) return INFINITY;
+    float nearest = explore ? s->pool.distance[explore - 1] : -INFINITY;
+    return nearest > s->results.worst ? nearest : s->results.worst;
+}
+
+/* Nodes of `ids` that may be candidates go to the results, all that are not beyond the horizon to
+ * the frontier.  Returns the lowest place of the frontier that changed. */
 static uint32_t offer_filtered(struct graph *g, struct graph_scratch *s,
                                const struct graph_query *gq, uint32_t *ids, float *distances,
                                uint32_t count)
@@ -196,11 +204,12 @@ static uint32_t offer_filtered(struct graph *g, struct graph_scratch *s,
         n += ids[i] < gq->allowed_nodes && bits_has(gq->allowed, ids[i]);
     }
     if (n) g->codec.kernels->pool_offer(&s->results, allowed, allowed_distances, n);
+    const float far = horizon(s, gq->explore);
     uint32_t near = 0;
     for (uint32_t i = 0; i < count; i++) {
         ids[near] = ids[i];
         distances[near] = distances[i];
-        near += distances[i] < s->results.worst;
+        near += distances[i] < far;
     }
     return g->codec.kernels->pool_offer(&s->pool, ids, distances, near);
 }
@@ -227,7 +236,7 @@ static bool walk_filtered(struct graph *g, const struct graph_arena *a, struct g
             next++;
             continue;
         }
-        if (pool->distance[next] > s->results.worst) break;
+        if (pool->distance[next] > horizon(s, gq->explore)) break;
         if (gq->distances_max && s->distances_computed > gq->distances_max) return false;
         pool->id[next] = id | POOL_EXPANDED;
         s->visited_count++;
@@ -239,6 +248,12 @@ static bool walk_filtered(struct graph *g, const struct graph_arena *a, struct g
         next = changed < next + 1 ? changed : next + 1;
     }
     return true;
+}
+
+/* The whole frontier is nearer than the worst candidate, and there was no room for more of it. */
+static bool has_lost_sight(const struct graph_scratch *s)
+{
+    return s->pool.count == s->pool.limit && s->pool.worst < s->results.worst;
 }
 
 static void scan_list(struct graph *g, const struct graph_arena *a, struct graph_scratch *s,
@@ -279,25 +294,30 @@ static void report(const struct graph_scratch *s, const struct pool *pool,
                                   .distances_computed = s->distances_computed};
 }
 
+static uint32_t frontier_of(const struct graph_query *gq)
+{
+    uint32_t frontier = gq->frontier;
+    if (frontier == 0) frontier = gq->ef < FRONTIER_MAX / 4 ? 4 * gq->ef : FRONTIER_MAX;
+    if (frontier > FRONTIER_MAX) frontier = FRONTIER_MAX;
+    if (frontier < FRONTIER_MIN) frontier = FRONTIER_MIN;
+    uint32_t least = gq->ef > gq->explore ? gq->ef : gq->explore;
+    return frontier < least ? least : frontier;
+}
+
 enum err_code graph_search(struct graph *g, const struct graph_query *gq, struct graph_found *found,
                            struct err *err)
 {
     *found = (struct graph_found){0};
     struct graph_arena *a = graph_arena(g);
     if (!a) return ERR_OK;
-    uint32_t frontier = gq->ef;
-    if (gq->allowed) {
-        frontier = gq->ef < FRONTIER_MAX / 4 ? 4 * gq->ef : FRONTIER_MAX;
-        if (frontier < FRONTIER_MIN) frontier = FRONTIER_MIN;
-        if (frontier < gq->ef) frontier = gq->ef;
-    }
-    struct graph_scratch *s = graph_scratch(g, a, frontier);
+    struct graph_scratch *s = graph_scratch(g, a, gq->allowed ? frontier_of(gq) : gq->ef);
     if (!s) return err_set(err, ERR_NOMEM, "out of memory for a search");
     struct codec_query q = make_query(g, s, gq->vector);
-    bool complete = true;
+    bool complete = true, lost_sight = false;
     if (gq->allowed) {
         s->results.limit = gq->ef;
         complete = walk_filtered(g, a, s, &q, gq);
+        lost_sight = complete && has_lost_sight(s);
         if (complete) scan_list(g, a, s, &q, gq->loose, gq->loose_count, &s->results);
         report(s, &s->results, found);
     } else {
@@ -306,6 +326,7 @@ enum err_code graph_search(struct graph *g, const struct graph_query *gq, struct
         report(s, &s->pool, found);
     }
     found->gave_up = !complete;
+    found->lost_sight = lost_sight;
     return ERR_OK;
 }
 

@@ -217,6 +217,7 @@ struct search {
 
     enum plan plan;
     uint32_t ef;
+    uint32_t frontier, explore; /* of PLAN_WALK_FILTERED */
     struct nearest nearest;
     /* Candidates, copied out of the graph's memory. */
     uint32_t *slots;
@@ -270,11 +271,14 @@ static void plan_filtered(struct search *s)
         plan_says(s, "few rows match: each is compared");
         return;
     }
-    double ef = choose_ef(s, RECALL_FILTERED) * sqrt(selectivity);
+    s->explore = choose_ef(s, RECALL_FILTERED);
+    double ef = s->explore * sqrt(selectivity);
     if (ef < 2.0 * (double)s->wanted) ef = 2.0 * (double)s->wanted;
     if (s->query->ef > ef) ef = s->query->ef;
     s->ef = ef < EF_MAX ? (uint32_t)ef + 1 : EF_MAX;
-    if (walk_distances(s, ef / selectivity) * WALK_TIMES < (double)s->allowed) {
+    double met = ef / selectivity; /* on the way, if matching rows are as frequent there */
+    s->frontier = 2 * met < EF_MAX ? (uint32_t)(2 * met) : EF_MAX;
+    if (walk_distances(s, met) * WALK_TIMES < (double)s->allowed) {
         s->plan = PLAN_WALK_FILTERED;
         plan_says(s, "many rows match: a walk over the graph, past those that do not");
     } else {
@@ -325,6 +329,13 @@ static enum err_code make_plan(struct search *s, struct err *err)
 
 /* ---- finding ---- */
 
+static void note_walk(struct search *s, const struct graph_found *found)
+{
+    if (!s->report) return;
+    s->report->visited += found->visited;
+    s->report->code_distances += found->distances_computed;
+}
+
 static enum err_code keep_found(struct search *s, const struct graph_found *found, struct err *err)
 {
     if (s->cap < found->count) {
@@ -341,10 +352,7 @@ static enum err_code keep_found(struct search *s, const struct graph_found *foun
         memcpy(s->slots, found->nodes, found->count * sizeof *s->slots);
         memcpy(s->distances, found->distances, found->count * sizeof *s->distances);
     }
-    if (s->report) {
-        s->report->visited += found->visited;
-        s->report->code_distances += found->distances_computed;
-    }
+    note_walk(s, found);
     return ERR_OK;
 }
 
@@ -460,10 +468,15 @@ static enum err_code find_by_codes(struct search *s, struct err *err)
     }
     if (s->plan == PLAN_WALK_FILTERED) {
         gq.distances_max = s->allowed;
+        gq.frontier = s->frontier;
+        gq.explore = s->explore;
         rc = graph_search(s->graph, &gq, &found, err);
-        if (!rc && (found.gave_up || found.count < s->wanted)) {
+        if (!rc && (found.gave_up || found.lost_sight || found.count < s->wanted)) {
             s->plan = PLAN_CODES;
+            note_walk(s, &found);
             plan_says(s, "a walk found too few rows that match: the codes of all were compared");
+            if (!s->may_block && (double)s->allowed * code_ns(s) > INLINE_CODE_NS)
+                rc = err_set(err, ERR_WOULD_COMPUTE, "a long scan of codes");
         }
     } else if (s->plan == PLAN_WALK) {
         rc = graph_search(s->graph, &gq, &found, err);

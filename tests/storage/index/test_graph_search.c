@@ -250,6 +250,74 @@ static void a_filtered_search_gives_up_when_it_is_told_to(void **state)
     world_free(&w);
 }
 
+/* All that is near is no candidate, and more of it than a frontier holds. */
+static void a_filtered_search_says_when_it_has_lost_sight(void **state)
+{
+    (void)state;
+    enum { NODES = 1500 };
+    struct world w;
+    make_chain(&w, NODES);
+    uint64_t *allowed = calloc(NODES / 64 + 1, sizeof *allowed);
+    assert_non_null(allowed);
+    float first = 0;
+    struct graph_query q = {.vector = &first,
+                            .ef = 5,
+                            .allowed = allowed,
+                            .allowed_nodes = NODES,
+                            .hidden = UINT32_MAX};
+    static const struct {
+        uint32_t from, frontier;
+        bool is_lost;
+    } cases[] = {{0, 0, false}, {100, 0, false}, {1000, 0, true}, {1000, 1200, false}};
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        memset(allowed, 0, (NODES / 64 + 1) * sizeof *allowed);
+        for (uint32_t n = cases[i].from; n < NODES; n++)
+            allowed[n / 64] |= (uint64_t)1 << n % 64;
+        q.frontier = cases[i].frontier;
+        struct hits h = search_with(&w, &q);
+        assert_int_equal(h.found.lost_sight, cases[i].is_lost);
+        assert_false(h.found.gave_up);
+        if (!cases[i].is_lost) assert_int_equal(h.node[0], cases[i].from);
+    }
+    free(allowed);
+    world_free(&w);
+}
+
+/* Few candidates are wanted, and they come early: it looks around all the same. */
+static void a_filtered_search_looks_around(void **state)
+{
+    (void)state;
+    struct world w;
+    make(&w, METRIC_EUCLIDEAN, CODEC_FLOAT32, 6, 64, ROWS);
+    uint64_t *allowed = some_bits(&w, 1);
+    double recall[2] = {0};
+    for (uint32_t k = 0; k < 200; k++) {
+        float query[64];
+        for (int i = 0; i < 64; i++)
+            query[i] = (world_row(&w, k)[i] + world_row(&w, k + 1)[i]) / 2;
+        struct graph_query q = {.vector = query,
+                                .ef = 10,
+                                .allowed = allowed,
+                                .allowed_nodes = w.rows,
+                                .hidden = UINT32_MAX};
+        struct hits best = search_with(
+            &w, &(struct graph_query){.vector = query, .ef = ROWS, .hidden = UINT32_MAX});
+        float worst = best.found.distances[9];
+        for (int i = 0; i < 2; i++) {
+            q.explore = i ? 100 : 0;
+            struct hits h = search_with(&w, &q);
+            assert_int_equal(h.found.count, 10);
+            if (i) assert_true(h.found.visited >= 100);
+            for (uint32_t j = 0; j < h.found.count; j++)
+                recall[i] += (h.found.distances[j] <= worst) / 2000.0;
+        }
+    }
+    print_message("explored: recall %g, else %g\n", recall[1], recall[0]);
+    assert_true(1 - recall[1] < (1 - recall[0]) / 2);
+    free(allowed);
+    world_free(&w);
+}
+
 /* Seeds lead where no walk from the pivots would. */
 static void seeds_are_entries(void **state)
 {
@@ -471,6 +539,8 @@ int main(void)
         cmocka_unit_test(a_hidden_node_leaves_half_a_gap),
         cmocka_unit_test(a_filtered_search_finds_only_what_is_allowed),
         cmocka_unit_test(a_filtered_search_gives_up_when_it_is_told_to),
+        cmocka_unit_test(a_filtered_search_says_when_it_has_lost_sight),
+        cmocka_unit_test(a_filtered_search_looks_around),
         cmocka_unit_test(seeds_are_entries),
         cmocka_unit_test(loose_nodes_are_found_all_the_same),
         cmocka_unit_test(a_scan_is_exact),

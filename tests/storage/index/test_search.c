@@ -44,6 +44,13 @@ static struct database *database_with_pending_rows(void)
     return db;
 }
 
+static void put_vector(struct database *db, uint64_t id, const float *vector)
+{
+    struct row_input row = {.id.number = id, .vector = vector};
+    uint64_t lsn;
+    if (database_put(db, &row, 1, GRAPH_DB_DIMENSION, true, &lsn, &err)) fail_msg("%s", err.msg);
+}
+
 struct answer {
     size_t count;
     uint64_t id[K];
@@ -157,11 +164,37 @@ static void filters_are_for_pending_rows_as_well(void **state)
     graph_db_close(db);
 }
 
-static void put_vector(struct database *db, uint64_t id, const float *vector)
+/* Around the query no row matches, for farther than a walk sees; but there is a way to rows that
+ * do, and are not the nearest. */
+static void what_matches_is_found_far_from_the_query(void **state)
 {
-    struct row_input row = {.id.number = id, .vector = vector};
-    uint64_t lsn;
-    if (database_put(db, &row, 1, GRAPH_DB_DIMENSION, true, &lsn, &err)) fail_msg("%s", err.msg);
+    (void)state;
+    enum { LINE = 4000, AWAY = 1000, BAIT = 100 };
+    graph_db_create();
+    struct database *db = graph_db_open();
+    float vector[GRAPH_DB_DIMENSION] = {0};
+    for (uint32_t id = 0; id < LINE + BAIT; id++) {
+        bool is_bait = id >= LINE;
+        vector[0] = is_bait ? 0 : (float)id;
+        vector[1] = is_bait ? (float)(2 * AWAY + id - LINE) : 0;
+        put_vector(db, id, vector);
+    }
+    graph_db_link(db, CODEC_FLOAT32);
+    struct arena arena = {0};
+    struct value from = {.kind = VALUE_NUMBER, .number = number_from_u64(AWAY)};
+    struct filter_node node = {.op = FILTER_GTE, .values = &from, .value_count = 1, .where = "id"};
+    const struct filter *filter;
+    assert_int_equal(filter_compile(&node, NULL, &arena, &filter, &err), ERR_OK);
+    vector[0] = vector[1] = 0;
+    struct search_query q = {.vector = vector, .top_k = K, .ef = 20, .filter = filter};
+    struct answer a = ask(db, &q);
+    assert_int_equal(a.report.strategy, SEARCH_FILTERED_GRAPH);
+    assert_int_equal(a.count, K);
+    for (size_t i = 0; i < K; i++)
+        assert_int_equal(a.id[i], AWAY + i);
+    assert_true(a.report.visited > 0); /* it was a walk, first */
+    arena_free(&arena);
+    graph_db_close(db);
 }
 
 /* All its former selves are nearer to the query than candidates are many. */
@@ -202,6 +235,7 @@ int main(void)
         temp_dir_test(pending_rows_are_found_by_their_codes),
         temp_dir_test(rows_between_pending_and_linked_are_found_once),
         temp_dir_test(filters_are_for_pending_rows_as_well),
+        temp_dir_test(what_matches_is_found_far_from_the_query),
         temp_dir_test(a_row_that_is_replaced_again_and_again_is_found),
     };
     return cmocka_run_group_tests_name("search", tests, NULL, NULL);
