@@ -317,6 +317,14 @@ void codec_query_from_vector(const struct codec *c, struct codec_query *q, const
     q->bias = c->kind == CODEC_INT8 ? 128 * sum : sum;
 }
 
+/* The rows of two cells are a and b, and m is the mean that was taken away:
+ *   <a, b> = <a - m, b - m> + (|a|^2 - |a - m|^2) / 2 + (|b|^2 - |b - m|^2) / 2.
+ * One of these halves. */
+static float product_from_mean(const struct codec *c, const struct code_tail *tail)
+{
+    return c->kind == CODEC_FLOAT32 ? 0 : (tail->row_norm2 - tail->norm2) / 2;
+}
+
 static float augmented(const struct codec_query *q, float row_norm2)
 {
     float rest = q->reach2 - row_norm2;
@@ -359,6 +367,13 @@ void codec_query_from_cell(const struct codec *c, struct codec_query *q, const u
     }
 }
 
+void codec_query_product(const struct codec *c, struct codec_query *q, const uint8_t *cell)
+{
+    codec_query_from_cell(c, q, cell);
+    q->by_product = true;
+    q->from_mean = product_from_mean(c, codec_tail(c, cell));
+}
+
 /* Inner products of numbers to distances: `products` is what the kernel gave for `ids`. */
 static void from_products(const struct codec *c, const struct codec_query *q, const uint8_t *cells,
                           const struct code_factors *factors, const uint32_t *ids, size_t count,
@@ -384,6 +399,11 @@ static void from_products(const struct codec *c, const struct codec_query *q, co
             out[i] = -out[i];
         return;
     }
+    for (size_t i = 0; i < count && q->by_product; i++) {
+        const struct code_tail *tail = codec_tail(c, cells + (size_t)ids[i] * c->cell_bytes);
+        out[i] = -(out[i] + q->from_mean + product_from_mean(c, tail));
+    }
+    if (q->by_product) return;
     for (size_t i = 0; i < count; i++)
         out[i] = f[i].norm2 + q->norm2 - 2 * out[i];
     for (size_t i = 0; i < count && c->metric == METRIC_DOT_PRODUCT; i++) {
@@ -399,7 +419,7 @@ static void float_distances(const struct codec *c, const struct codec_query *q,
     size_t stride = c->cell_bytes, n = c->dimension;
     if (c->metric == METRIC_MANHATTAN) {
         c->kernels->l1_f32(cells, stride, ids, count, q->code, n, out);
-    } else if (c->metric == METRIC_DOT_PRODUCT && !q->from_cell) {
+    } else if (c->metric == METRIC_DOT_PRODUCT && (!q->from_cell || q->by_product)) {
         c->kernels->dot_f32(cells, stride, ids, count, q->code, n, out);
         for (size_t i = 0; i < count; i++)
             out[i] = -out[i];

@@ -104,6 +104,9 @@ struct codec_query {
     /* METRIC_DOT_PRODUCT, from a cell: its extra coordinate, and the reach at that time */
     float augmented, reach2;
     bool from_cell;
+    /* From a cell, too: distances are inner products of the rows, negative, as for a search. */
+    bool by_product;
+    float from_mean; /* then: see product_from_mean() */
 };
 /* For a search: `vector` has `dimension` finite floats of any size; q->code points to memory of the
  * caller, and `scratch` as above.  Nothing is near to a zero vector under cosine or dot product:
@@ -112,10 +115,12 @@ void codec_query_from_vector(const struct codec *c, struct codec_query *q, const
                              void *scratch);
 /* For building: distances between rows. */
 void codec_query_from_cell(const struct codec *c, struct codec_query *q, const uint8_t *cell);
+/* METRIC_DOT_PRODUCT: what a search for the row of this cell compares. */
+void codec_query_product(const struct codec *c, struct codec_query *q, const uint8_t *cell);
 
 /* Navigation distances of `count` cells of the array at `cells`, whose factors are at `factors`
  * (NULL: in their tails); `out` has room for count rounded up to 4.  From a cell: the squared
- * Euclidean distance (Manhattan: the sum of differences). */
+ * Euclidean distance (Manhattan: the sum of differences), unless by_product. */
 void codec_distances(const struct codec *c, const struct codec_query *q, const uint8_t *cells,
                      const struct code_factors *factors, const uint32_t *ids, size_t count,
                      float *out);

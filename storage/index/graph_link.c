@@ -11,12 +11,17 @@
  * second pass only if it is clearly nearer. */
 static const float SECOND_PASS = 1.2f;
 
+enum {
+    PRODUCT_EF = 100,        /* of the second walk under dot product ...           */
+    PRODUCT_CANDIDATES = 64, /* ... and what is taken of it */
+};
+
 /* ---- candidates ---- */
 
 struct candidate_arrays {
     struct candidates c;
     uint32_t nodes[CANDIDATES_MAX];
-    float distances[CANDIDATES_MAX], nearest[CANDIDATES_MAX];
+    float distances[CANDIDATES_MAX], nearest[CANDIDATES_MAX], products[CANDIDATES_MAX];
     uint8_t state[CANDIDATES_MAX];
 };
 
@@ -48,6 +53,7 @@ struct candidates *graph_candidates(void)
     own->c = (struct candidates){.nodes = own->nodes,
                                  .distances = own->distances,
                                  .nearest = own->nearest,
+                                 .products = own->products,
                                  .state = own->state};
     return &own->c;
 }
@@ -85,6 +91,7 @@ struct choice {
     const struct graph_liveness *alive;
     uint32_t *links;
     uint32_t count;
+    bool by_product;
 };
 
 /* `which` is a link now: all others may be nearer to it than to what was chosen before. */
@@ -92,7 +99,11 @@ static void note_chosen(struct choice *ch, uint32_t which)
 {
     struct candidates *c = ch->c;
     struct codec_query q = {.code = ch->s->other_code};
-    codec_query_from_cell(&ch->g->codec, &q, graph_cell(ch->g, ch->a, c->nodes[which]));
+    const uint8_t *cell = graph_cell(ch->g, ch->a, c->nodes[which]);
+    if (ch->by_product)
+        codec_query_product(&ch->g->codec, &q, cell);
+    else
+        codec_query_from_cell(&ch->g->codec, &q, cell);
     for (uint32_t at = 0; at < c->count; at += BATCH_MAX) {
         float distances[BATCH_MAX] UNINITIALIZED;
         uint32_t n = c->count - at < BATCH_MAX ? c->count - at : BATCH_MAX;
@@ -126,13 +137,54 @@ static void choose_spread(struct choice *ch, uint32_t limit, float slack)
     }
 }
 
+static void forget_nearest(struct candidates *c)
+{
+    for (uint32_t i = 0; i < c->count; i++)
+        c->nearest[i] = INFINITY;
+}
+
+/* The candidate with the largest inner product that none chosen before is in the way of. */
+static uint32_t largest_product(const struct candidates *c)
+{
+    uint32_t best = c->count;
+    for (uint32_t i = 0; i < c->count; i++) {
+        if (c->state[i] || c->nearest[i] <= c->products[i]) continue;
+        if (best == c->count || c->products[i] < c->products[best]) best = i;
+    }
+    return best;
+}
+
+/* What is sought by inner product is mostly long rows, and the links that lead there are those by
+ * inner product: the rows that a search for `node` finds, of which none is nearer to one chosen
+ * before.  They are few where rows are short, many where they are long (Morozov and Babenko,
+ * "Non-metric similarity graphs for maximum inner product search", NeurIPS 2018). */
+static void choose_by_product(struct choice *ch, uint32_t node, uint32_t limit)
+{
+    struct candidates *c = ch->c;
+    struct codec_query q = {.code = ch->s->other_code};
+    codec_query_product(&ch->g->codec, &q, graph_cell(ch->g, ch->a, node));
+    for (uint32_t at = 0; at < c->count; at += BATCH_MAX) {
+        float distances[BATCH_MAX] UNINITIALIZED;
+        uint32_t n = c->count - at < BATCH_MAX ? c->count - at : BATCH_MAX;
+        codec_distances(&ch->g->codec, &q, ch->a->cells, ch->a->factors, c->nodes + at, n,
+                        distances);
+        memcpy(c->products + at, distances, n * sizeof *distances);
+    }
+    forget_nearest(c);
+    ch->by_product = true;
+    for (uint32_t i; ch->count < limit && (i = largest_product(c)) < c->count;)
+        choose(ch, i);
+    ch->by_product = false;
+    ch->count = 0; /* they are CHOSEN */
+}
+
 uint32_t graph_choose_links(struct graph *g, const struct graph_arena *a, struct graph_scratch *s,
-                            struct candidates *c, uint32_t limit,
+                            struct candidates *c, uint32_t node, uint32_t limit,
                             const struct graph_liveness *alive, uint32_t *links)
 {
     struct choice ch = {.g = g, .a = a, .s = s, .c = c, .alive = alive, .links = links};
-    for (uint32_t i = 0; i < c->count; i++)
-        c->nearest[i] = INFINITY;
+    if (g->codec.metric == METRIC_DOT_PRODUCT) choose_by_product(&ch, node, limit / 2);
+    forget_nearest(c);
     for (uint32_t i = 0; i < c->count; i++) {
         if (c->state[i] != CHOSEN) continue;
         links[ch.count++] = c->nodes[i];
@@ -195,9 +247,28 @@ static void link_back(struct graph *g, struct graph_arena *a, struct graph_scrat
     memcpy(c->distances, s->distances, count * sizeof *c->distances);
     memset(c->state, 0, count);
     graph_sort_candidates(c);
-    count = graph_choose_links(g, a, s, c, g->degree - twins, alive, links + twins);
+    count = graph_choose_links(g, a, s, c, from, g->degree - twins, alive, links + twins);
     count = keep_refused(c, g->degree - twins, links + twins, count);
     graph_store_links(a, node, from, links, count + twins, flags);
+}
+
+/* The nodes whose inner product with `node` is largest are candidates as well. */
+static void find_by_product(struct graph *g, const struct graph_arena *a, struct candidates *c,
+                            uint32_t node)
+{
+    struct graph_scratch *s = graph_scratch(g, a, PRODUCT_EF);
+    if (!s) return;
+    struct codec_query q = {.code = s->code};
+    codec_query_product(&g->codec, &q, graph_cell(g, a, node));
+    graph_walk(g, a, s, &q, node);
+    uint32_t had = c->count;
+    for (uint32_t i = 0; i < s->pool.count && i < PRODUCT_CANDIDATES; i++)
+        if (c->count < CANDIDATES_MAX && !has_link(c->nodes, had, s->pool.id[i]))
+            c->nodes[c->count++] = s->pool.id[i];
+    codec_query_from_cell(&g->codec, &q, graph_cell(g, a, node));
+    graph_score(g, a, &q, c->nodes + had, c->count - had, s->distances);
+    memcpy(c->distances + had, s->distances, (c->count - had) * sizeof *c->distances);
+    graph_sort_candidates(c);
 }
 
 /* The nodes nearest to `node`, as many as the pool holds; true if there may be more. */
@@ -207,11 +278,13 @@ static bool find_candidates(struct graph *g, const struct graph_arena *a, struct
     struct codec_query q = {.code = s->code};
     codec_query_from_cell(&g->codec, &q, graph_cell(g, a, node));
     graph_walk(g, a, s, &q, node);
+    bool more = s->pool.count == s->pool.limit;
     c->count = s->pool.count < CANDIDATES_MAX ? s->pool.count : CANDIDATES_MAX;
     memcpy(c->nodes, s->pool.id, c->count * sizeof *c->nodes);
     memcpy(c->distances, s->pool.distance, c->count * sizeof *c->distances);
+    if (g->codec.metric == METRIC_DOT_PRODUCT) find_by_product(g, a, c, node);
     memset(c->state, 0, c->count);
-    return s->pool.count == s->pool.limit;
+    return more;
 }
 
 /* Nodes that are to lead to `node`, for want of living ones: the nearest of the dead. */
@@ -265,13 +338,13 @@ bool graph_link(struct graph *g, uint32_t node, uint32_t ef, const struct graph_
     }
     uint32_t links[BATCH_MAX] UNINITIALIZED, from[BATCH_MAX] UNINITIALIZED;
     uint32_t limit = g->degree / 2 + 1;
-    uint32_t count = graph_choose_links(g, a, s, c, limit, alive, links);
+    uint32_t count = graph_choose_links(g, a, s, c, node, limit, alive, links);
     if (count < DEGREE_MIN_FILL && more && ef <= CANDIDATES_MAX / 4) {
         /* Nearly all are dead there: look farther, once. */
         s = graph_scratch(g, a, 4 * ef);
         if (!s) return false;
         find_candidates(g, a, s, c, node);
-        count = graph_choose_links(g, a, s, c, limit, alive, links);
+        count = graph_choose_links(g, a, s, c, node, limit, alive, links);
     }
     uint32_t from_count = count;
     memcpy(from, links, count * sizeof *links);

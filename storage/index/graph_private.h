@@ -145,14 +145,15 @@ struct candidates {
     uint32_t *nodes;
     float *distances; /* to the node */
     float *nearest;   /* to the nearest one chosen so far */
+    float *products;  /* METRIC_DOT_PRODUCT, while they are chosen */
     uint8_t *state;   /* 0, or one of these */
 };
 enum { CHOSEN = 1, REFUSED = 2 };
 
-/* Choose at most `limit` of them that point in different directions; those that are CHOSEN already
- * stay, the dead that it would have chosen are REFUSED.  `alive` may be NULL. */
+/* Choose at most `limit` of them as links of `node` that point in different directions; those that
+ * are CHOSEN already stay, the dead that it would have chosen are REFUSED.  `alive` may be NULL. */
 uint32_t graph_choose_links(struct graph *g, const struct graph_arena *a, struct graph_scratch *s,
-                            struct candidates *c, uint32_t limit,
+                            struct candidates *c, uint32_t node, uint32_t limit,
                             const struct graph_liveness *alive, uint32_t *links);
 /* Sort by distance. */
 void graph_sort_candidates(struct candidates *c);

@@ -80,7 +80,7 @@ static uint32_t choose_again(struct graph *g, const struct graph_arena *a, struc
         graph_sort_candidates(&rest);
         if (r->kept + r->lost < limit) limit = r->kept + r->lost;
     }
-    return graph_choose_links(g, a, s, c, limit, NULL, links);
+    return graph_choose_links(g, a, s, c, r->number, limit, NULL, links);
 }
 
 static bool repair(struct graph *g, struct graph_arena *a, const uint64_t *dead, uint32_t number,

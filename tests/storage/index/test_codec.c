@@ -677,6 +677,31 @@ static void reach_makes_distances_of_dot_products(void **state)
     }
 }
 
+/* The mean that was taken away from both is there again. */
+static void products_of_cells_are_those_of_rows(void **state)
+{
+    (void)state;
+    for (int kind = 0; kind < CODEC_KIND_COUNT; kind++) {
+        struct world w;
+        world_new(&w, kind, METRIC_DOT_PRODUCT, 200, ROWS_MAX, 0.25f, fill_random);
+        double row[200], other[200], tolerance = kind == CODEC_INT8 ? 0.01 : 1e-5;
+        if (kind == CODEC_BINARY) tolerance = 0.3;
+        for (uint32_t i = 0; i < w.rows; i += 7) {
+            float got[ROWS_MAX + 4];
+            struct codec_query q = {.code = w.code};
+            codec_query_product(&w.codec, &q, cell_of(&w, i));
+            all_distances(&w, &q, got);
+            see(&w, w.row + (size_t)i * w.n, false, row);
+            for (uint32_t k = 0; k < w.rows; k++) {
+                see(&w, w.row + (size_t)k * w.n, false, other);
+                double scale = sqrt(dot64(row, row, w.n) * dot64(other, other, w.n));
+                assert_true(fabs(-got[k] - dot64(row, other, w.n)) <= tolerance * scale);
+            }
+        }
+        world_free(&w);
+    }
+}
+
 /* Others encode while a thread links: one query has one reach. */
 static void a_longer_row_does_not_move_a_query(void **state)
 {
@@ -808,6 +833,7 @@ int main(void)
         cmocka_unit_test(zero_queries_give_distances),
         cmocka_unit_test(columns_that_say_nothing_cost_nothing),
         cmocka_unit_test(reach_makes_distances_of_dot_products),
+        cmocka_unit_test(products_of_cells_are_those_of_rows),
         cmocka_unit_test(a_longer_row_does_not_move_a_query),
         cmocka_unit_test(damage_to_a_cell_is_noticed),
         cmocka_unit_test(a_tail_that_no_row_has_is_refused),
