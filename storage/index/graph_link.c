@@ -216,6 +216,31 @@ static uint32_t keep_refused(const struct candidates *c, uint32_t limit, uint32_
     return count;
 }
 
+/* Navigation distances from a node. */
+static void score_from(const struct graph *g, const struct graph_arena *a, struct graph_scratch *s,
+                       uint32_t node, const uint32_t *others, uint32_t count, float *out)
+{
+    struct codec_query q = {.code = s->other_code};
+    codec_query_from_cell(&g->codec, &q, graph_cell(g, a, node));
+    graph_score(g, a, &q, others, count, out);
+}
+
+/* Is one of the links, whose distances are in s->distances, in the way of `to`?  Then choosing anew
+ * would come to the same, at ten times the cost: mostly it is so.  Under dot product it would not. */
+static bool is_hidden(const struct graph *g, const struct graph_arena *a, struct graph_scratch *s,
+                      const uint32_t *links, uint32_t count, uint32_t to, float distance,
+                      const struct graph_liveness *alive)
+{
+    float between[BATCH_MAX] UNINITIALIZED;
+    if (g->codec.metric == METRIC_DOT_PRODUCT) return false;
+    score_from(g, a, s, to, links, count, between);
+    for (uint32_t i = 0; i < count; i++)
+        if (s->distances[i] <= distance && SECOND_PASS * between[i] <= distance &&
+            (!alive || alive->is_alive(alive->ctx, links[i])))
+            return true;
+    return false;
+}
+
 /* Let `from` lead to `to`, perhaps in the place of another link. */
 static void link_back(struct graph *g, struct graph_arena *a, struct graph_scratch *s,
                       struct candidates *c, uint32_t from, uint32_t to,
@@ -237,11 +262,13 @@ static void link_back(struct graph *g, struct graph_arena *a, struct graph_scrat
         graph_store_links(a, node, from, links, count + 1, flags);
         return;
     }
-    links[count++] = to;
     count -= twins; /* it stays where it is */
-    struct codec_query q = {.code = s->other_code};
-    codec_query_from_cell(&g->codec, &q, graph_cell(g, a, from));
-    graph_score(g, a, &q, links + twins, count, s->distances);
+    links[twins + count++] = to;
+    score_from(g, a, s, from, links + twins, count, s->distances);
+    if (is_hidden(g, a, s, links + twins, count - 1, to, s->distances[count - 1], alive)) {
+        graph_unlock_node(node);
+        return;
+    }
     c->count = count;
     memcpy(c->nodes, links + twins, count * sizeof *links);
     memcpy(c->distances, s->distances, count * sizeof *c->distances);
