@@ -137,12 +137,6 @@ static void choose_spread(struct choice *ch, uint32_t limit, float slack)
     }
 }
 
-static void forget_nearest(struct candidates *c)
-{
-    for (uint32_t i = 0; i < c->count; i++)
-        c->nearest[i] = INFINITY;
-}
-
 /* The candidate with the largest inner product that none chosen before is in the way of. */
 static uint32_t largest_product(const struct candidates *c)
 {
@@ -152,6 +146,20 @@ static uint32_t largest_product(const struct candidates *c)
         if (best == c->count || c->products[i] < c->products[best]) best = i;
     }
     return best;
+}
+
+/* Those that are CHOSEN already are links; all others may be hidden by them. */
+static void take_chosen(struct choice *ch)
+{
+    struct candidates *c = ch->c;
+    ch->count = 0;
+    for (uint32_t i = 0; i < c->count; i++)
+        c->nearest[i] = INFINITY;
+    for (uint32_t i = 0; i < c->count; i++) {
+        if (c->state[i] != CHOSEN) continue;
+        ch->links[ch->count++] = c->nodes[i];
+        note_chosen(ch, i);
+    }
 }
 
 /* What is sought by inner product is mostly long rows, and the links that lead there are those by
@@ -170,12 +178,13 @@ static void choose_by_product(struct choice *ch, uint32_t node, uint32_t limit)
                         distances);
         memcpy(c->products + at, distances, n * sizeof *distances);
     }
-    forget_nearest(c);
     ch->by_product = true;
+    take_chosen(ch);
+    /* Half of what there is room for. */
+    if (ch->count < limit) limit -= (limit - ch->count) / 2;
     for (uint32_t i; ch->count < limit && (i = largest_product(c)) < c->count;)
         choose(ch, i);
     ch->by_product = false;
-    ch->count = 0; /* they are CHOSEN */
 }
 
 uint32_t graph_choose_links(struct graph *g, const struct graph_arena *a, struct graph_scratch *s,
@@ -183,13 +192,8 @@ uint32_t graph_choose_links(struct graph *g, const struct graph_arena *a, struct
                             const struct graph_liveness *alive, uint32_t *links)
 {
     struct choice ch = {.g = g, .a = a, .s = s, .c = c, .alive = alive, .links = links};
-    if (g->codec.metric == METRIC_DOT_PRODUCT) choose_by_product(&ch, node, limit / 2);
-    forget_nearest(c);
-    for (uint32_t i = 0; i < c->count; i++) {
-        if (c->state[i] != CHOSEN) continue;
-        links[ch.count++] = c->nodes[i];
-        note_chosen(&ch, i);
-    }
+    if (g->codec.metric == METRIC_DOT_PRODUCT) choose_by_product(&ch, node, limit);
+    take_chosen(&ch);
     choose_spread(&ch, limit, 1);
     choose_spread(&ch, limit, SECOND_PASS);
     for (uint32_t i = 0; i < c->count && ch.count < DEGREE_MIN_FILL && ch.count < limit; i++)

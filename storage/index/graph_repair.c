@@ -176,7 +176,7 @@ uint32_t graph_detour(struct graph *g, const struct graph_arena *a, struct graph
         .count = c->count - kept, .nodes = c->nodes + kept, .distances = c->distances + kept};
     graph_score(g, a, &q, rest.nodes, rest.count, rest.distances);
     graph_sort_candidates(&rest);
-    uint32_t count = graph_choose_links(g, a, s, c, kept + 1, NULL, links);
+    uint32_t count = graph_choose_links(g, a, s, c, node, kept + 1, NULL, links);
     return count > kept ? links[kept] : NO_NODE;
 }
 
