@@ -171,13 +171,8 @@ static void choose_by_product(struct choice *ch, uint32_t node, uint32_t limit)
     struct candidates *c = ch->c;
     struct codec_query q = {.code = ch->s->other_code};
     codec_query_product(&ch->g->codec, &q, graph_cell(ch->g, ch->a, node));
-    for (uint32_t at = 0; at < c->count; at += BATCH_MAX) {
-        float distances[BATCH_MAX] UNINITIALIZED;
-        uint32_t n = c->count - at < BATCH_MAX ? c->count - at : BATCH_MAX;
-        codec_distances(&ch->g->codec, &q, ch->a->cells, ch->a->factors, c->nodes + at, n,
-                        distances);
-        memcpy(c->products + at, distances, n * sizeof *distances);
-    }
+    codec_distances(&ch->g->codec, &q, ch->a->cells, ch->a->factors, c->nodes, c->count,
+                    c->products);
     ch->by_product = true;
     take_chosen(ch);
     /* Half of what there is room for. */
