@@ -1,6 +1,7 @@
 #include "storage/index/nearest.h"
 
 #include <math.h>
+#include <string.h>
 
 #include "storage/base/mem.h"
 #include "storage/records.h"
@@ -94,6 +95,7 @@ enum err_code nearest_init(struct nearest *n, struct reader *r, size_t limit, st
 void nearest_deinit(struct nearest *n)
 {
     mem_free(n->heap);
+    mem_free(n->table);
 }
 
 static void exchange(struct nearest *n, size_t i, size_t k)
@@ -130,12 +132,61 @@ void nearest_offer(struct nearest *n, const struct candidate *c)
         exchange(n, i, (i - 1) / 2);
 }
 
+/* ---- which rows are in the heap: a hash table of their slots, by linear probing ---- */
+
+static size_t table_room(const struct nearest *n)
+{
+    return n->table ? (size_t)1 << n->table_bits : 0;
+}
+
+/* False: it is in there. */
+static bool table_add(struct nearest *n, uint32_t slot)
+{
+    size_t i = (slot * 2654435769u) >> (32 - n->table_bits); /* Fibonacci hashing */
+    for (; n->table[i]; i = (i + 1) & (table_room(n) - 1))
+        if (n->table[i] == slot + 1) return false;
+    n->table[i] = slot + 1;
+    n->table_count++;
+    return true;
+}
+
+static void drop_table(struct nearest *n)
+{
+    mem_free(n->table);
+    n->table = NULL;
+    n->table_count = 0;
+}
+
+/* Of the heap as it is, a quarter full at most.  Without memory there is none. */
+static void make_table(struct nearest *n)
+{
+    enum { BITS_MIN = 8 };
+    drop_table(n);
+    n->table_bits = BITS_MIN;
+    while ((size_t)1 << n->table_bits < 4 * (n->count + 1))
+        n->table_bits++;
+    n->table = mem_try(sizeof *n->table << n->table_bits);
+    if (n->table) memset(n->table, 0, sizeof *n->table << n->table_bits);
+    for (size_t i = 0; i < n->count && n->table; i++)
+        table_add(n, n->heap[i].slot_number);
+}
+
+static bool is_new(struct nearest *n, uint32_t slot)
+{
+    enum { FEW = 32 }; /* are looked through */
+    if (n->count == 0) drop_table(n);
+    /* The table keeps what has left the heap, which would leave it again, until it is made anew. */
+    if (n->count > FEW && 2 * n->table_count >= table_room(n)) make_table(n);
+    if (n->table) return table_add(n, slot);
+    for (size_t i = 0; i < n->count; i++)
+        if (n->heap[i].slot_number == slot) return false;
+    return true;
+}
+
 void nearest_offer_once(struct nearest *n, const struct candidate *c)
 {
     if (n->count == n->limit && c->distance > n->heap[0].distance) return;
-    for (size_t i = 0; i < n->count; i++)
-        if (n->heap[i].slot_number == c->slot_number) return;
-    nearest_offer(n, c);
+    if (is_new(n, c->slot_number)) nearest_offer(n, c);
 }
 
 void nearest_sort(struct nearest *n)

@@ -32,18 +32,22 @@ struct candidate {
     const struct slot *slot;
 };
 
-/* The best `limit`, the worst of them on top: a binary heap. */
+/* The best `limit`, the worst of them on top: a binary heap.  With `count` 0 it begins anew. */
 struct nearest {
     struct reader *reader;
     struct candidate *heap;
     size_t count, limit;
+    uint32_t *table; /* of nearest_offer_once(): slot + 1, or 0; may be NULL */
+    unsigned table_bits;
+    size_t table_count;
 };
 /* Room for `limit`, or for all rows there are if they are fewer.  ERR_NOMEM. */
 MUST_CHECK enum err_code nearest_init(struct nearest *n, struct reader *r, size_t limit,
                                       struct err *err);
 void nearest_deinit(struct nearest *n);
 void nearest_offer(struct nearest *n, const struct candidate *c);
-/* For a row that may have been offered before. */
+/* For a row that may have been offered before, at the same distance; not after this function to
+ * nearest_offer(). */
 void nearest_offer_once(struct nearest *n, const struct candidate *c);
 /* Nearest first; nothing can be offered afterwards. */
 void nearest_sort(struct nearest *n);
