@@ -229,8 +229,6 @@ static void a_log_of_a_newer_format_is_left_alone(void **state)
     struct disk_wal_header h;
     memcpy(&h, bytes, sizeof h);
     h.format_version = FORMAT_VERSION + 1;
-    /* the checksum is right */
-
     h.crc = crc32c(0, &h, offsetof(struct disk_wal_header, crc));
     poke(data_fd, "db.wal.0", 0, &h, sizeof h);
     free(bytes);
@@ -246,14 +244,20 @@ static void a_log_of_a_newer_format_is_left_alone(void **state)
 
 /* ---- the tail ---- */
 
+/* The bytes of a closed log of so many records. */
+static uint8_t *bytes_of_log(uint64_t records, size_t *len)
+{
+    struct wal *wal = new_log();
+    append_many(wal, 1, records);
+    wal_close(wal);
+    return file_bytes(data_fd, "db.wal.0", len);
+}
+
 static void a_cut_at_any_byte_drops_only_the_tail(void **state)
 {
     (void)state;
-    struct wal *wal = new_log();
-    append_many(wal, 1, 12);
-    wal_close(wal);
     size_t len;
-    uint8_t *bytes = file_bytes(data_fd, "db.wal.0", &len);
+    uint8_t *bytes = bytes_of_log(12, &len);
     for (size_t cut = WAL_HEADER_BYTES; cut <= end_of(12); cut++) {
         /* Cut, and once more with what was behind it never written. */
         for (int zeros = 0; zeros < 2; zeros++) {
@@ -267,7 +271,7 @@ static void a_cut_at_any_byte_drops_only_the_tail(void **state)
                    end_of(whole) + sizeof(struct disk_wal_record) + strlen(text_of(whole + 1)) <=
                        cut)
                 whole++;
-            wal = open_log(image_fd, 0);
+            struct wal *wal = open_log(image_fd, 0);
             assert_seen(1, whole);
             assert_int_equal(wal_next_lsn(wal), whole + 1);
             wal_close(wal);
@@ -280,11 +284,8 @@ static void a_cut_at_any_byte_drops_only_the_tail(void **state)
 static void what_an_earlier_life_of_the_file_left_is_no_evidence(void **state)
 {
     (void)state;
-    struct wal *wal = new_log();
-    append_many(wal, 1, 3);
-    wal_close(wal);
     size_t len;
-    uint8_t *bytes = file_bytes(data_fd, "db.wal.0", &len);
+    uint8_t *bytes = bytes_of_log(3, &len);
     size_t at = end_of(3);
     for (uint32_t n = 0; at + sizeof(struct disk_wal_record) <= len; n++, at += 40) {
         struct disk_wal_record r = {.bytes = (uint32_t)(len - at),
@@ -297,7 +298,7 @@ static void what_an_earlier_life_of_the_file_left_is_no_evidence(void **state)
     }
     set_file(data_fd, "db.wal.0", bytes, len);
     free(bytes);
-    wal = open_log(data_fd, 0);
+    struct wal *wal = open_log(data_fd, 0);
     assert_seen(1, 3);
     wal_close(wal);
 }
@@ -501,13 +502,10 @@ static void stale_records_of_a_recycled_segment_are_never_replayed(void **state)
 static void a_record_of_another_salt_is_not_a_record(void **state)
 {
     (void)state;
-    struct wal *wal = new_log();
-    append_many(wal, 1, 5);
-    wal_close(wal);
     size_t len;
-    uint8_t *bytes = file_bytes(data_fd, "db.wal.0", &len);
+    uint8_t *bytes = bytes_of_log(5, &len);
     assert_int_equal(wal_remove(data_fd, "db", &err), ERR_OK);
-    wal = new_log();
+    struct wal *wal = new_log();
     append_many(wal, 1, 2);
     wal_close(wal);
     /* Behind the new records 1 and 2: the old 3, 4, 5, which would fit to the byte. */
