@@ -326,6 +326,7 @@ int main(int argc, char **argv)
                                                  .capacity = w.set.base_count});
     store_put(&w.store, w.set.base, 0, w.set.base_count, metadata, &w);
     store_settle(&w.store);
+    service_settle_index(w.store.svc, w.store.db); /* which measures the recall, too */
     for (int relation = 0; relation < RELATION_COUNT; relation++) {
         for (size_t i = 0; i < sizeof percents / sizeof *percents; i++) {
             struct condition c;

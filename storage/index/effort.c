@@ -89,9 +89,8 @@ double effort_grown(double effort, double measured_rows, double rows)
 
 double effort_guessed(enum codec_kind codec, double rows, double recall, size_t k)
 {
-    const double binary_times = 4;
-    double ef = fmax(2 * (double)k, 64);
-    if (rows > 1e5) ef *= 1 + 0.25 * log2(rows / 1e5);
+    const double few = 64, few_rows = 1000, most = 512, binary_times = 4;
+    double ef = fmax(2 * (double)k, fmin(effort_grown(few, few_rows, rows), most));
     double miss = fmax(1 - recall, 0.0005);
     if (codec == CODEC_BINARY) ef *= binary_times;
     return ef * fmax(0.5, pow(0.05 / miss, 0.7));

@@ -5,9 +5,10 @@
  * rows are found by comparing all; then the graph is searched for them with more and more
  * candidates.  The table of the recalls is what searches choose their effort by.
  *
- * Some hundred queries make a table; with its standard errors it is good enough to keep a promise,
- * but not cheaply.  In idle time it is made again of more of them, batch by batch, until the errors
- * near the recalls that are asked for are small, or too much has been computed.
+ * Some hundred queries make a table (and a few of them one that is there sooner); with its standard
+ * errors it is good enough to keep a promise, but not cheaply.  In idle time it is made again of
+ * more of them, batch by batch, until the errors near the recalls that are asked for are small, or
+ * too much has been computed.
  *
  * SAMPLES are live searches; rows that came or ended since are left out of the comparison.
  *
@@ -27,6 +28,7 @@
 #include "storage/index/search.h"
 
 enum {
+    FIRST_QUERIES = 60, /* a table of large errors, which is soon there: better than a guess */
     BATCH_QUERIES = 300,
     BATCH_BYTES = 64 << 20, /* of queries */
     QUERIES_MAX = 2400,
@@ -96,11 +98,11 @@ struct measurement {
     } block;
 
     /* The ladder. */
-    uint32_t step, steps; /* steps: that the first batch took; 0: it is this one */
+    uint32_t step;
     struct step_sums sums[EFFORT_STEPS];
     struct effort_table table;
     bool replaces;             /* the table that there is, however good that is */
-    uint64_t batch_ns;         /* what the first batch cost */
+    uint64_t batch_ns;         /* what it cost when there was a table of a whole batch */
     uint32_t queries_max;      /* of all batches */
     uint64_t shuffled, looked; /* rows are taken in the order that begins at `shuffled` */
 
@@ -230,7 +232,11 @@ static void choose_queries(struct index_work *w, struct measurement *m, struct g
 {
     unsigned bits = work_shuffle_bits(m->end_slot);
     uint64_t all = UINT64_C(1) << bits;
-    uint32_t left = m->queries_max - m->table.queries, most = batch_size(w);
+    uint32_t asked = m->table.queries, left = m->queries_max - asked, most = batch_size(w);
+    if (asked < BATCH_QUERIES) {
+        uint32_t next = asked ? BATCH_QUERIES - asked : FIRST_QUERIES;
+        if (most > next) most = next;
+    }
     if (most > left) most = left;
     m->count = 0;
     for (; m->looked < all && m->count < most && !work_is_cancelled(w); m->looked++) {
@@ -477,12 +483,12 @@ static void note_step(struct measurement *m)
             sums->squares[row] += recall * recall;
         }
     }
-    if (m->steps == 0) m->table.steps = m->step + 1;
+    if (m->step == m->table.steps) m->table.steps++;
     for (uint32_t i = m->step; i < m->table.steps; i++)
         fill_step(&m->table, i, &m->sums[i]);
 }
 
-/* Of the first batch, which says how high the ladder is. */
+/* The ladder is high enough. */
 static bool is_enough(const struct measurement *m)
 {
     const struct effort_table *t = &m->table;
@@ -495,10 +501,11 @@ static bool is_enough(const struct measurement *m)
 static bool next_step(struct measurement *m)
 {
     atomic_store(&m->next, 0);
-    if (m->steps == 0) return !is_enough(m) && ++m->step;
-    while (++m->step < m->steps)
-        if (!is_step_precise(&m->table, m->step)) return true;
-    return false;
+    while (++m->step < m->table.steps) {
+        bool is_known = m->sums[m->step].count >= FEW_QUERIES;
+        if (!is_known || !is_step_precise(&m->table, m->step)) return true;
+    }
+    return !is_enough(m);
 }
 
 /* True: it is measured with the queries of this batch. */
@@ -510,7 +517,6 @@ static bool climb(struct index_work *w, struct measurement *m)
         if (atomic_load(&m->next) < step_queries(m)) return false;
         note_step(m);
     } while (next_step(m));
-    m->steps = m->table.steps;
     m->table.queries += m->count;
     return true;
 }
@@ -533,11 +539,14 @@ static void publish_table(struct index_work *w, const struct measurement *m)
 static bool end_batch(struct index_work *w, struct measurement *m)
 {
     publish_table(w, m);
-    if (m->batch_ns == 0) m->batch_ns = m->work_ns;
+    if (m->table.queries <= BATCH_QUERIES) m->batch_ns = m->work_ns;
     bool is_stale = has_changed(&m->table, atomic_load(&m->graph->linked_count));
-    if (is_stale || work_idle_at(w, m->batch_ns) > clock_ns()) return true;
-    w->ix->measured_well = is_precise(&m->table);
-    if (w->ix->measured_well) return true;
+    if (is_stale) return true;
+    if (m->table.queries >= BATCH_QUERIES) {
+        if (work_idle_at(w, m->batch_ns) > clock_ns()) return true;
+        w->ix->measured_well = is_precise(&m->table);
+        if (w->ix->measured_well) return true;
+    }
     choose_queries(w, m, m->graph);
     w->ix->measured_well = m->count == 0; /* as well as may be */
     m->is_climbing = false;
