@@ -5,11 +5,12 @@
  * rows of before S are coded, linked in a random order, and then searches see the graph, with all
  * that came meanwhile as pending rows.
  *
- * Where a graph serves already, its rows have doubled since their codes were chosen, or an audit
- * has found that it fell apart (rows came cluster by cluster).  If other codes would be better, or
- * the order was bad, a new graph is built aside: pass after pass takes in the rows that were put
- * during the last one, until they are few.  During the last pass nothing more is linked into the
- * old graph, so that everything before a known position of the pending is in the new one.
+ * Where a graph serves already, its rows have doubled since their codes were chosen (in idle time:
+ * have become a quarter more), or an audit has found that it fell apart (rows came cluster by
+ * cluster).  If other codes would be better, or the order was bad, a new graph is built aside: pass
+ * after pass takes in the rows that were put during the last one, until they are few.  During the
+ * last pass nothing more is linked into the old graph, so that everything before a known position
+ * of the pending is in the new one.
  */
 #include "storage/index/index_work.h"
 
@@ -82,12 +83,21 @@ static uint64_t scan_us(uint64_t rows, uint32_t dimension)
     return rows * (8 + dimension / 10) / 1000;
 }
 
+/* Other rows may want other codes: looked at when there are twice as many as last time, in idle
+ * time when there are a quarter more. */
+static bool is_time_for_a_test(const struct index_work *w, uint64_t rows)
+{
+    uint64_t tested = w->ix->tested_rows;
+    if (tested == 0 || rows < tested + tested / 4) return false;
+    return rows >= 2 * tested || work_idle_at(w, 0) <= clock_ns();
+}
+
 bool build_is_due(const struct index_work *w)
 {
     const struct vector_index *ix = w->ix;
     uint64_t rows = atomic_load_explicit(&w->db->live_count, memory_order_relaxed);
     if (ix->not_before_ns > clock_ns() || ix->options.kind == INDEX_FLAT) return false;
-    if (work_graph(w)) return ix->fallen_apart || (rows >= 2 * ix->tested_rows && ix->tested_rows);
+    if (work_graph(w)) return ix->fallen_apart || is_time_for_a_test(w, rows);
     if (ix->options.kind == INDEX_GRAPH) return rows >= GRAPH_ROWS_MIN;
     return rows >= AUTO_ROWS_MIN && scan_us(rows, ix->dimension) >= AUTO_SCAN_US;
 }

@@ -553,6 +553,24 @@ static void codes_suit_the_rows(void **state)
     free(few.numbers);
 }
 
+/* Half of the rows of tight clusters look like rows without clusters; with some more they do not.
+ */
+static void codes_are_looked_at_again_in_idle_time(void **state)
+{
+    (void)state;
+    uint32_t count = SLOWER > 1 ? 600 : 2000;
+    struct rows tiny = make_rows(32, count, count / 20, 3000, false, 1);
+    open_graph(32);
+    put_rows(&tiny, 0, count / 2);
+    service_settle_index(svc, db);
+    assert_int_equal(info_now().codec, CODEC_INT8);
+    put_rows(&tiny, count / 2, count * 3 / 4);
+    service_settle_index(svc, db);
+    assert_int_equal(info_now().codec, CODEC_FLOAT32);
+    free(tiny.numbers);
+    close_all();
+}
+
 /* Rows that begin as one cloud and go on as tight clusters far apart. */
 static void codes_change_when_the_rows_do(void **state)
 {
@@ -838,6 +856,7 @@ int main(void)
         cmocka_unit_test(rows_survive_when_slots_change_hands),
         cmocka_unit_test(graphs_are_built_anew_while_rows_are_replaced_at_full_speed),
         cmocka_unit_test(codes_suit_the_rows),
+        cmocka_unit_test(codes_are_looked_at_again_in_idle_time),
         cmocka_unit_test(codes_change_when_the_rows_do),
         cmocka_unit_test(rows_without_a_place_in_the_graph_are_found_all_the_same),
         cmocka_unit_test(recall_is_what_was_asked_for),
