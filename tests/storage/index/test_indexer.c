@@ -553,21 +553,23 @@ static void codes_suit_the_rows(void **state)
     free(few.numbers);
 }
 
-/* Half of the rows of tight clusters look like rows without clusters; with some more they do not.
- */
+/* Clusters of five rows do without exact codes, larger ones do not. */
 static void codes_are_looked_at_again_in_idle_time(void **state)
 {
     (void)state;
-    uint32_t count = SLOWER > 1 ? 600 : 2000;
-    struct rows tiny = make_rows(32, count, count / 20, 3000, false, 1);
+    uint32_t first = SLOWER > 1 ? 400 : 1000, more = first / 2;
+    struct rows r = make_rows(32, first + more, first / 5, 3000, false, 1);
+    struct rows crowd = make_rows(32, more, first / 50, 3000, false, 2);
+    memcpy(r.numbers + (size_t)first * 32, crowd.numbers, (size_t)more * 32 * sizeof(float));
     open_graph(32);
-    put_rows(&tiny, 0, count / 2);
+    put_rows(&r, 0, first);
     service_settle_index(svc, db);
     assert_int_equal(info_now().codec, CODEC_INT8);
-    put_rows(&tiny, count / 2, count * 3 / 4);
+    put_rows(&r, first, first + more);
     service_settle_index(svc, db);
     assert_int_equal(info_now().codec, CODEC_FLOAT32);
-    free(tiny.numbers);
+    free(r.numbers);
+    free(crowd.numbers);
     close_all();
 }
 
