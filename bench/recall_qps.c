@@ -242,10 +242,12 @@ static bool take(struct plan *p, const char *arg)
 
 int main(int argc, char **argv)
 {
-    struct plan plan = {.ours.threads = 1, .theirs.threads = 1, .peer = "hnswlib"};
+    struct plan plan = {.ours.threads = 1, .peer = "hnswlib"};
     bench_args_init(&plan.args);
     for (int i = 1; i < argc; i++)
         if (!take(&plan, argv[i])) usage();
+    /* Both build with as many: threads that share a core take more CPU time for the same work. */
+    plan.theirs.threads = plan.bare ? plan.ours.threads : plan.args.options.threads;
     if (plan.args.rounds == 0) plan.args.rounds = plan.args.quick ? QUICK_ROUNDS : ROUNDS;
     const char *at = plan.args.sets ? plan.args.sets : DEFAULT_SETS;
     for (char name[64]; bench_next_name(&at, name);)
