@@ -28,7 +28,7 @@
 enum {
     RESULTS_MAX = 20000,
     EF_MAX = 32768,
-    EXACT_ROWS_FEW = 1000,      /* so few rows that match are compared at once         */
+    EXACT_TIMES = 2,            /* that many times what is rescored: compared at once  */
     PENDING_FEW = 32,           /* so few pending rows as well                         */
     RESCORE_MIN = 64,           /* rows to be compared at most, whatever k is          */
     INLINE_ELEMENTS = 450000,   /* numbers of rows that take about 200 us              */
@@ -266,7 +266,8 @@ static void plan_filtered(struct search *s)
 {
     uint64_t rows = s->r->live_count ? s->r->live_count : 1;
     double selectivity = (double)s->allowed / (double)rows;
-    if (s->allowed <= EXACT_ROWS_FEW) {
+    /* Their codes would spare too few of them. */
+    if (s->allowed <= EXACT_TIMES * rescore_most(s->graph, s->wanted, s->query->oversampling)) {
         s->plan = PLAN_EXACT;
         plan_says(s, "few rows match: each is compared");
         return;

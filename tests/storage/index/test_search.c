@@ -164,6 +164,42 @@ static void filters_are_for_pending_rows_as_well(void **state)
     graph_db_close(db);
 }
 
+/* Of the last 100 rows each is compared; of the last 600 most are by their codes only. */
+static void few_rows_that_match_are_compared_at_once(void **state)
+{
+    (void)state;
+    struct database *db = database_with_pending_rows();
+    struct arena arena = {0};
+    float query[GRAPH_DB_DIMENSION];
+    const uint64_t last[] = {100, 600};
+    size_t good = 0, all = 0;
+    for (int i = 0; i < 2; i++) {
+        struct value from = {.kind = VALUE_NUMBER,
+                             .number = number_from_u64(ROWS + MORE - last[i])};
+        struct filter_node node = {
+            .op = FILTER_GTE, .values = &from, .value_count = 1, .where = "id"};
+        const struct filter *filter;
+        assert_int_equal(filter_compile(&node, NULL, &arena, &filter, &err), ERR_OK);
+        for (uint64_t id = 0; id < 100; id++) {
+            graph_db_vector(id, 1, query);
+            struct search_query q = {.vector = query, .top_k = K, .filter = filter};
+            struct answer got = ask(db, &q);
+            q.exact = true;
+            struct answer want = ask(db, &q);
+            assert_int_equal(got.report.allowed, last[i]);
+            assert_int_equal(got.report.strategy, i ? SEARCH_FILTERED_GRAPH : SEARCH_EXACT);
+            assert_true(i ? got.report.row_distances <= 64 : got.report.row_distances == last[i]);
+            assert_int_equal(got.count, K);
+            for (size_t k = 0; k < K; k++)
+                good += got.distance[k] <= want.distance[K - 1];
+            all += K;
+        }
+    }
+    assert_true(good >= 0.995 * (double)all);
+    arena_free(&arena);
+    graph_db_close(db);
+}
+
 /* Around the query no row matches, for farther than a walk sees; but there is a way to rows that
  * do, and are not the nearest. */
 static void what_matches_is_found_far_from_the_query(void **state)
@@ -235,6 +271,7 @@ int main(void)
         temp_dir_test(pending_rows_are_found_by_their_codes),
         temp_dir_test(rows_between_pending_and_linked_are_found_once),
         temp_dir_test(filters_are_for_pending_rows_as_well),
+        temp_dir_test(few_rows_that_match_are_compared_at_once),
         temp_dir_test(what_matches_is_found_far_from_the_query),
         temp_dir_test(a_row_that_is_replaced_again_and_again_is_found),
     };
