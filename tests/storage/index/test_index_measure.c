@@ -117,29 +117,40 @@ static void measure(const float *queries, uint32_t count, const struct effort_ta
     }
 }
 
-static void rows_that_are_hidden_are_like_queries(void **state)
+/* What the table says less what queries find that are not among the rows, near the recalls that
+ * are asked for. */
+static double error_of_calibration(uint32_t rows, uint32_t query_count, uint64_t seed)
 {
-    (void)state;
-    if (SLOWER > 1) skip(); /* it takes many rows to see the difference */
-    enum { ROWS = 6000, QUERIES = 2000 };
-    open_new(ROWS, 0);
+    open_new(rows, 0);
     const struct effort_table *t = table_now();
-    float *queries = make_rows(QUERIES, 2);
+    float *queries = make_rows(query_count, seed);
     double recall[EFFORT_STEPS], difference = 0;
     int steps = 0;
-    measure(queries, QUERIES, t, recall);
+    measure(queries, query_count, t, recall);
     for (uint32_t i = 0; i < t->steps; i++) {
         if (recall[i] < 0.88 || recall[i] > 0.99) continue;
         difference += t->recall[1][i] - recall[i];
         steps++;
     }
     assert_true(steps > 0);
-    difference /= steps;
-    /* It is -0.006.  Were the gaps left open, it would be -0.026; were they all closed, +0.025. */
-    if (difference < -0.019 || difference > 0.01)
-        fail_msg("calibration is wrong by %.4f", difference);
     free(queries);
     close_all();
+    return difference / steps;
+}
+
+static void rows_that_are_hidden_are_like_queries(void **state)
+{
+    (void)state;
+    if (SLOWER > 1) skip(); /* it takes many rows to see the difference */
+    enum { ROWS = 6000, QUERIES = 2000, GRAPHS = 4 };
+    double difference = 0;
+    /* Linkers race, and one graph is not like another. */
+    for (uint64_t i = 0; i < GRAPHS; i++)
+        difference += error_of_calibration(ROWS, QUERIES, 2 + i) / GRAPHS;
+    /* It is -0.01.  Were the gaps left open, it would be -0.026; were they all closed, +0.025. */
+    print_message("calibration says %.4f too much\n", difference);
+    if (difference < -0.019 || difference > 0.01)
+        fail_msg("calibration is wrong by %.4f", difference);
 }
 
 /* Their errors are large, and so is the effort. */
