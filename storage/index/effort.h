@@ -14,6 +14,10 @@ double effort_measured(const struct effort_table *t, double recall, size_t k, do
 /* Now that there are more rows than when it was measured.  On data that are hard to search the
  * effort grows about with the square root of their number, else more slowly. */
 double effort_grown(double effort, double measured_rows, double rows);
+/* Candidates of a search that names no effort, at least.  Audits see to it that every row finds
+ * itself with so many. */
+enum { EFFORT_MIN = 10 };
+
 /* Before anything was measured, for a graph of so many rows with such codes: careful, enough for
  * random rows of 64 dimensions. */
 double effort_guessed(enum codec_kind codec, double rows, double recall, size_t k);

@@ -151,8 +151,9 @@ MUST_CHECK enum err_code graph_unreachable(struct graph *g, const uint64_t *live
 
 /* Owner or linker: a node that a search meets does not lead to `to`, which it was to find.  The
  * first of `from` (nodes that it does meet, live, nearest first) that has room gets a link to `to`;
- * if none has, the nearest one gives up its farthest link for it. */
-void graph_lead_to(struct graph *g, const uint32_t *from, uint32_t count, uint32_t to);
+ * if none has, the nearest one gives up its farthest link for it.  Returns what that link led to;
+ * UINT32_MAX: none was given up. */
+uint32_t graph_lead_to(struct graph *g, const uint32_t *from, uint32_t count, uint32_t to);
 
 /* ---- searching ---- */
 

@@ -235,9 +235,9 @@ static uint32_t farthest_link(struct graph *g, const struct graph_arena *a, uint
     return twins + farthest;
 }
 
-/* True: `number` leads to `to` now. */
+/* True: `number` leads to `to` now.  *dropped: what it led to instead, if it gave that up. */
 static bool add_link(struct graph *g, struct graph_arena *a, uint32_t number, uint32_t to,
-                     bool give_up_another)
+                     bool give_up_another, uint32_t *dropped)
 {
     struct graph_node *node = graph_node(g, a, number);
     uint32_t links[BATCH_MAX] UNINITIALIZED;
@@ -252,16 +252,20 @@ static bool add_link(struct graph *g, struct graph_arena *a, uint32_t number, ui
         graph_unlock_node(node);
         return head & NODE_LINKED && place < count;
     }
+    if (place < count) *dropped = links[place];
     links[place] = to;
     graph_store_links(a, node, number, links, place == count ? count + 1 : count,
                       head & (NODE_LINKED | NODE_TWIN));
     return true;
 }
 
-void graph_lead_to(struct graph *g, const uint32_t *from, uint32_t count, uint32_t to)
+uint32_t graph_lead_to(struct graph *g, const uint32_t *from, uint32_t count, uint32_t to)
 {
     struct graph_arena *a = graph_arena(g);
+    uint32_t dropped = NO_NODE;
     for (int give_up = 0; give_up <= 1; give_up++)
         for (uint32_t i = 0; a && i < count; i++)
-            if (from[i] < a->capacity && add_link(g, a, from[i], to, give_up)) return;
+            if (from[i] < a->capacity && add_link(g, a, from[i], to, give_up, &dropped))
+                return dropped;
+    return dropped;
 }

@@ -21,6 +21,7 @@
 #include "storage/base/log.h"
 #include "storage/base/mem.h"
 #include "storage/base/metrics.h"
+#include "storage/index/effort.h"
 
 enum {
     AUDIT_MIN = 20000,         /* nodes linked, and ...                              */
@@ -29,14 +30,14 @@ enum {
     CHOSEN_MAX = 1024,         /* of them, to be linked again                        */
     ROUNDS_MAX = 4,            /* of linking again                                   */
     EF_MAX = 2048,
-    EXTRA_MAX = 1024,    /* entry points that nothing leads to                         */
-    SELF_EF = 16,        /* of the search of a row for itself: no search does with less */
-    SELF_TAKE = 64,      /* rows that a thread takes at a time                         */
-    ALL_PERCENT = 10,    /* of the rows have changed: search for all of them           */
-    FROM_MAX = 8,        /* nodes that may come to lead to a row                       */
-    SAMPLE = 300,        /* rows ...                                                   */
-    SAMPLE_EF = 64,      /* ... searched for with this effort: ...                     */
-    SAMPLE_LOST_MAX = 6, /* ... if more are not found, the graph has fallen apart    */
+    EXTRA_MAX = 1024,      /* entry points that nothing leads to                         */
+    SELF_TAKE = 64,        /* rows that a thread takes at a time                         */
+    ALL_PERCENT = 10,      /* of the rows have changed: search for all of them           */
+    FROM_MAX = EFFORT_MIN, /* nodes that may come to lead to a row */
+    CHAIN_MAX = 8,         /* links that make room for others, one after the other */
+    SAMPLE = 300,          /* rows ...                                                   */
+    SAMPLE_EF = 64,        /* ... searched for with this effort: ...                     */
+    SAMPLE_LOST_MAX = 6,   /* ... if more are not found, the graph has fallen apart    */
 };
 
 struct audit {
@@ -188,8 +189,9 @@ static void relink(struct index_work *w, struct graph *g, const struct audit *a,
 static void look_for_unreachable(struct index_work *w, struct audit *a)
 {
     uint32_t ef = 2 * a->graph->ef_construction;
-    /* The entry points stand for rows of all times, not for those of the beginning. */
-    work_choose_pivots(w, a->graph, true);
+    /* The entry points stand for rows of all times, not for those of the beginning.  From others a
+     * walk takes other ways: then all rows are searched for. */
+    if (a->first_lsn <= 1) work_choose_pivots(w, a->graph, true);
     for (int round = 0; !work_is_cancelled(w); round++) {
         if (!find_lost(a->graph, a, round == 0)) break;
         if (round == ROUNDS_MAX) {
@@ -243,25 +245,30 @@ static bool finds_itself(const struct audit *a, uint32_t node, const float *row,
     return found.count > 0 && is_as_near(a->w, row, found.nodes[0]);
 }
 
-/* Make a search for the row meet its node. */
-static void lead_to(struct audit *a, uint32_t node, const float *row, uint32_t *from,
-                    uint32_t from_count)
-{
-    graph_lead_to(a->graph, from, from_count, node);
-    atomic_fetch_add_explicit(&a->mended, 1, memory_order_relaxed);
-    if (finds_itself(a, node, row, SELF_EF, from, &from_count)) return;
-    uint32_t at = atomic_fetch_add_explicit(&a->lost_count, 1, memory_order_relaxed);
-    if (at < CHOSEN_MAX) a->lost[at] = node;
-}
-
-static void look_for_self(struct audit *a, uint32_t node)
+/* Make a search for the row of this node meet it, if it does not.  Returns a node that lost a link
+ * for that; UINT32_MAX: none. */
+static uint32_t look_for_self(struct audit *a, uint32_t node, uint64_t first_lsn)
 {
     uint32_t from[FROM_MAX], from_count;
     uint64_t birth;
-    epoch_enter();
     const float *row = row_in_question(a, node, &birth);
-    if (row && birth >= a->first_lsn && !finds_itself(a, node, row, SELF_EF, from, &from_count))
-        lead_to(a, node, row, from, from_count);
+    if (!row || birth < first_lsn || finds_itself(a, node, row, EFFORT_MIN, from, &from_count))
+        return UINT32_MAX;
+    uint32_t dropped = graph_lead_to(a->graph, from, from_count, node);
+    atomic_fetch_add_explicit(&a->mended, 1, memory_order_relaxed);
+    if (finds_itself(a, node, row, EFFORT_MIN, from, &from_count)) return dropped;
+    uint32_t at = atomic_fetch_add_explicit(&a->lost_count, 1, memory_order_relaxed);
+    if (at < CHOSEN_MAX) a->lost[at] = node;
+    return dropped;
+}
+
+/* And what this takes a link from. */
+static void look_for_chain(struct audit *a, uint32_t node)
+{
+    epoch_enter();
+    uint32_t next = look_for_self(a, node, a->first_lsn);
+    for (int i = 0; i < CHAIN_MAX && next != UINT32_MAX; i++)
+        next = look_for_self(a, next, 0);
     epoch_leave();
 }
 
@@ -274,7 +281,7 @@ static void look_for_selves(void *ctx)
         if (at >= end) return;
         for (uint64_t i = at; i < at + SELF_TAKE && i < end; i++) {
             uint64_t node = work_shuffle(i, a->bits);
-            if (node < a->node_count) look_for_self(a, (uint32_t)node);
+            if (node < a->node_count) look_for_chain(a, (uint32_t)node);
         }
     }
 }
@@ -346,8 +353,8 @@ static void finish(struct index_work *w, struct audit *a)
     uint32_t lost = atomic_load(&a->lost_count);
     if (lost) add_extra(w, a->graph, a->lost, lost < CHOSEN_MAX ? lost : CHOSEN_MAX);
     stat_add(STAT_INDEX_RELINKED, atomic_load(&a->mended));
-    if (a->first_lsn == 0) ix->changes -= a->changes;
-    ix->found_lsn = a->lsn;
+    if (a->first_lsn <= 1) ix->changes -= a->changes;
+    ix->found_lsn = lost ? 0 : a->lsn;
     audit_free(a);
     ix->audit = NULL;
 }
@@ -378,7 +385,9 @@ uint64_t audit_go_on(struct index_work *w)
         look_at_whole(w, a);
         return 0;
     }
+    uint64_t begun = clock_ns();
     team_run(w->team, TEAM_MAX, look_for_selves, a);
+    w->ix->audited_ns += clock_ns() - begun;
     if (atomic_load(&a->next) >= UINT64_C(1) << a->bits && !work_is_cancelled(w)) finish(w, a);
     return 0;
 }

@@ -189,6 +189,7 @@ static void finish(struct index_work *w, struct sweep *s)
     uint64_t linked = atomic_load(&s->graph->linked_count);
     free_slots(w, s);
     ix->swept += s->ended;
+    ix->inserted += s->ended; /* links have changed: the next audit looks what they lost */
     ix->changes += s->ended;
     ix->swept_ns = s->work_ns;
     if (s->ended * 100 > linked * DEAD_PERCENT) ix->measure_again = true;

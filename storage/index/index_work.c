@@ -105,6 +105,7 @@ void work_choose_pivots(const struct index_work *w, struct graph *g, bool anyway
     graph_choose_pivots(g, live, is_published && extra ? extra->slots : NULL,
                         is_published ? slot_list_count(extra) : 0);
     mem_free(live);
+    if (is_published) w->ix->found_lsn = 0;
 }
 
 uint64_t work_idle_at(const struct index_work *w, uint64_t cost_ns)

@@ -331,7 +331,7 @@ uint32_t vector_index_effort(struct vector_index *ix, double recall, size_t k, d
         ef = effort_grown(effort_measured(t, recall, k, expected), (double)t->rows, rows);
     else
         ef = effort_guessed(g ? g->codec.kind : CODEC_INT8, rows, recall, k);
-    ef = fmin(fmax(ceil(ef), (double)k), EFFORT_MAX);
+    ef = fmin(fmax(ceil(ef), fmax((double)k, EFFORT_MIN)), EFFORT_MAX);
     return (uint32_t)ef;
 }
 

@@ -118,13 +118,13 @@ struct vector_index {
     uint64_t release_epoch;
     uint64_t timed_rows, timed_ns; /* linked since then, to learn rows_per_s; 0: none are */
     uint64_t swept;                /* of `ended`: a sweep has seen to so many */
-    uint64_t inserted;             /* nodes linked since the last audit */
+    uint64_t inserted;             /* nodes linked or swept since the last audit */
     uint64_t changes;              /* nodes linked or swept since all rows were searched for */
-    uint64_t found_lsn;            /* rows born until then were */
-    uint64_t tested_rows;          /* when mean and codec were chosen or looked at */
-    bool measure_again;            /* links have changed since */
-    bool measured_well;            /* as precisely as may be */
-    bool fallen_apart;             /* rows do not find themselves: build anew ... */
+    uint64_t found_lsn;    /* rows born until then were, from the entry points there are now */
+    uint64_t tested_rows;  /* when mean and codec were chosen or looked at */
+    bool measure_again;    /* links have changed since */
+    bool measured_well;    /* as precisely as may be */
+    bool fallen_apart;     /* rows do not find themselves: build anew ... */
     uint64_t rebuilt_rows; /* ... but not again before there are clearly more rows than this */
     struct {
         bool replaying; /* the log may be replayed still: slots are used whose nodes are linked */

@@ -270,17 +270,18 @@ static void a_node_that_is_missed_is_led_to(void **state)
 
     /* Whoever has room comes first; numbers outside of the graph are left out. */
     fill_up(&w, FULL, 600);
-    graph_lead_to(w.g, (uint32_t[]){w.rows + 5, FULL, near}, 3, MISSED);
+    assert_int_equal(graph_lead_to(w.g, (uint32_t[]){w.rows + 5, FULL, near}, 3, MISSED),
+                     UINT32_MAX);
     assert_int_equal(links_of(&w, near, after), count + 1);
     assert_memory_equal(after, before, count * sizeof *after);
     assert_int_equal(search(&w, world_row(&w, MISSED), 20).node[0], MISSED);
-    graph_lead_to(w.g, &near, 1, MISSED); /* it does already */
+    assert_int_equal(graph_lead_to(w.g, &near, 1, MISSED), UINT32_MAX); /* it does already */
     assert_int_equal(links_of(&w, near, after), count + 1);
 
     /* Where there is no room, the farthest goes. */
     links_of(&w, FULL, before);
     uint32_t farthest = farthest_of(&w, FULL, before);
-    graph_lead_to(w.g, &(uint32_t){FULL}, 1, MISSED);
+    assert_int_equal(graph_lead_to(w.g, &(uint32_t){FULL}, 1, MISSED), before[farthest]);
     before[farthest] = MISSED;
     assert_int_equal(links_of(&w, FULL, after), w.g->degree);
     assert_memory_equal(after, before, w.g->degree * sizeof *after);

@@ -424,7 +424,7 @@ static void every_row_finds_itself(void **state)
     put_rows(&r, count / 2, count);
     service_settle_index(svc, db);
     for (uint32_t i = 0; i < count; i++) {
-        struct search_query q = {.vector = row_at(&r, i), .top_k = 1, .ef = 16};
+        struct search_query q = {.vector = row_at(&r, i), .top_k = 1, .ef = 10};
         struct search_hit hit;
         struct reader reader;
         size_t n;
