@@ -365,13 +365,13 @@ static void look_at_whole(struct index_work *w, struct audit *a)
     struct vector_index *ix = w->ix;
     uint64_t begun = clock_ns();
     look_for_unreachable(w, a);
-    bool over = look_for_ruins(w, a) || !is_idle(w);
+    bool is_ruined = look_for_ruins(w, a), has_time = is_idle(w);
     if (work_is_cancelled(w)) return;
-    ix->inserted = 0;
     ix->audited_ns = clock_ns() - begun;
     a->step = SELVES;
-    if (!over) return;
-    /* Rows come quickly: searching for each of them has to wait. */
+    /* While rows come quickly, searching for each of them has to wait: one audit is still due. */
+    ix->inserted = has_time ? 0 : 1;
+    if (!is_ruined && has_time) return;
     audit_free(a);
     ix->audit = NULL;
 }

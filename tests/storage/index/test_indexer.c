@@ -412,19 +412,11 @@ static void churn_does_not_wear_the_graph_out(void **state)
     free(queries.numbers);
 }
 
-/* The least effort that there is, rows that have no near neighbours, and links that made room. */
-static void every_row_finds_itself(void **state)
+static uint32_t count_lost(const struct rows *r)
 {
-    (void)state;
-    uint32_t count = 4000 / SLOWER, lost = 0;
-    struct rows r = make_rows(48, count, 1, 0, false, 13);
-    open_graph(48);
-    put_rows(&r, 0, count / 2);
-    service_settle_index(svc, db);
-    put_rows(&r, count / 2, count);
-    service_settle_index(svc, db);
-    for (uint32_t i = 0; i < count; i++) {
-        struct search_query q = {.vector = row_at(&r, i), .top_k = 1, .ef = 10};
+    uint32_t lost = 0;
+    for (uint32_t i = 0; i < r->count; i++) {
+        struct search_query q = {.vector = row_at(r, i), .top_k = 1, .ef = 10};
         struct search_hit hit;
         struct reader reader;
         size_t n;
@@ -433,7 +425,42 @@ static void every_row_finds_itself(void **state)
         lost += n != 1 || hit.row.id.number != i;
         reader_end(&reader);
     }
-    assert_int_equal(lost, 0);
+    return lost;
+}
+
+/* The least effort that there is, rows that have no near neighbours, and links that made room. */
+static void every_row_finds_itself(void **state)
+{
+    (void)state;
+    uint32_t count = 4000 / SLOWER;
+    struct rows r = make_rows(48, count, 1, 0, false, 13);
+    open_graph(48);
+    put_rows(&r, 0, count / 2);
+    service_settle_index(svc, db);
+    put_rows(&r, count / 2, count);
+    service_settle_index(svc, db);
+    assert_int_equal(count_lost(&r), 0);
+    free(r.numbers);
+    close_all();
+}
+
+/* Of so many rows there is an audit as soon as they are linked, but no time to search for each. */
+static void every_row_of_a_bulk_load_finds_itself_later(void **state)
+{
+    (void)state;
+    if (SLOWER > 1) skip(); /* it takes AUDIT_MIN rows */
+    struct rows r = make_rows(24, 22000, 1, 0, false, 14);
+    open_graph(24);
+    atomic_store(&index_of(db)->queries_max, 50);
+    put_rows(&r, 0, r.count);
+    struct vector_index *ix = index_of(db);
+    for (bool is_audited = false; !is_audited; sched_yield()) {
+        mutex_lock(vector_index_mutex(ix));
+        is_audited = ix->audited_ns != 0;
+        mutex_unlock(vector_index_mutex(ix));
+    }
+    service_settle_index(svc, db);
+    assert_int_equal(count_lost(&r), 0);
     free(r.numbers);
     close_all();
 }
@@ -855,6 +882,7 @@ int main(void)
         cmocka_unit_test(slots_are_used_again_only_behind_a_sweep),
         cmocka_unit_test(churn_does_not_wear_the_graph_out),
         cmocka_unit_test(every_row_finds_itself),
+        cmocka_unit_test(every_row_of_a_bulk_load_finds_itself_later),
         cmocka_unit_test(rows_survive_when_slots_change_hands),
         cmocka_unit_test(graphs_are_built_anew_while_rows_are_replaced_at_full_speed),
         cmocka_unit_test(codes_suit_the_rows),
