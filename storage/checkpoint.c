@@ -202,6 +202,17 @@ static int ckpt_copy_in_place(int fd, const uint64_t *blocks, size_t count, int 
     return os_errno;
 }
 
+/* Make the other superblock like the one of this generation. */
+static int copy_superblock(int fd, uint64_t generation)
+{
+    struct disk_superblock sb;
+    uint64_t from = generation % SUPERBLOCK_COUNT, to = SUPERBLOCK_COUNT - 1 - from;
+    int os_errno = file_read(fd, &sb, sizeof sb, from * BLOCK_BYTES);
+    if (os_errno || sb.generation != generation || sb.crc != superblock_crc(&sb)) return os_errno;
+    os_errno = file_write(fd, &sb, sizeof sb, to * BLOCK_BYTES);
+    return os_errno ? os_errno : file_datasync(fd);
+}
+
 enum err_code checkpoint_apply_leftover(int dir_fd, const char *name, int jvdb_fd, bool read_only,
                                         const struct disk_superblock *sb, bool *applied,
                                         struct err *err)
@@ -266,6 +277,8 @@ enum err_code checkpoint_apply_leftover(int dir_fd, const char *name, int jvdb_f
         os_errno = ckpt_copy_in_place(fd, blocks, f.block_count, jvdb_fd, buffer);
         if (os_errno) goto out;
         os_errno = file_datasync(jvdb_fd);
+        /* What was going on may have torn the older superblock: it is no damage to be told of. */
+        if (!os_errno) os_errno = copy_superblock(jvdb_fd, h.generation);
         if (os_errno) goto unsynced;
         *applied = true;
         log_info("database \"%s\": finished the checkpoint at LSN %" PRIu64
@@ -860,11 +873,7 @@ enum err_code checkpoint_close(struct database *db, struct err *err)
 
     rc = checkpoint_lock(db, err);
     if (rc) return rc;
-    struct disk_superblock sb;
-    uint64_t from = db->store->file.generation % SUPERBLOCK_COUNT, to = SUPERBLOCK_COUNT - 1 - from;
-    int os_errno = file_read(db->store->file.fd, &sb, sizeof sb, from * BLOCK_BYTES);
-    if (!os_errno) os_errno = file_write(db->store->file.fd, &sb, sizeof sb, to * BLOCK_BYTES);
-    if (!os_errno) os_errno = file_datasync(db->store->file.fd);
+    int os_errno = copy_superblock(db->store->file.fd, db->store->file.generation);
     if (os_errno) rc = fail_for_good(db, os_errno, "writing its superblocks", err);
     db->store->file.superblocks_alike = rc == ERR_OK;
     mutex_unlock(&db->checkpoint_mu);

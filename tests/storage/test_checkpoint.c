@@ -249,6 +249,34 @@ static void a_complete_ckpt_finishes_the_file_even_if_all_of_the_file_is_old(voi
     end_stopped_checkpoint(db);
 }
 
+static void check_superblocks_after(const uint8_t *file, size_t file_len, uint64_t torn)
+{
+    size_t len;
+    set_file(image_fd, "db.jvdb", file, file_len);
+    set_file(image_fd, "db.ckpt", ckpt, ckpt_len);
+    flip_byte(image_fd, "db.jvdb", torn * BLOCK_BYTES + 50);
+    struct database *again = model_open(image_fd);
+    uint8_t *bytes = file_bytes(image_fd, "db.jvdb", &len);
+    assert_memory_equal(bytes, bytes + BLOCK_BYTES, sizeof(struct disk_superblock));
+    free(bytes);
+    model_close(again);
+}
+
+/* A superblock that was being written is no damage afterwards: that of this checkpoint, or the
+ * other one, which the end of the program before made like it. */
+static void a_complete_ckpt_leaves_both_superblocks_alike(void **state)
+{
+    (void)state;
+    struct database *db = stopped_checkpoint();
+    size_t new_len;
+    uint8_t *new_file = file_bytes(image_fd, "db.jvdb", &new_len);
+    uint64_t new = db->store->file.generation % SUPERBLOCK_COUNT;
+    check_superblocks_after(old_file, old_len, new);
+    check_superblocks_after(new_file, new_len, 1 - new);
+    free(new_file);
+    end_stopped_checkpoint(db);
+}
+
 static void a_complete_ckpt_is_applied_again_without_harm(void **state)
 {
     (void)state;
@@ -612,6 +640,7 @@ int main(void)
         temp_dir_test(a_checkpoint_gives_private_pages_back),
         temp_dir_test(a_kill_before_any_system_call_of_a_checkpoint_loses_nothing),
         temp_dir_test(a_complete_ckpt_finishes_the_file_even_if_all_of_the_file_is_old),
+        temp_dir_test(a_complete_ckpt_leaves_both_superblocks_alike),
         temp_dir_test(a_complete_ckpt_is_applied_again_without_harm),
         temp_dir_test(an_incomplete_ckpt_is_ignored_and_the_log_redoes_it),
         temp_dir_test(a_ckpt_with_any_damage_is_ignored_and_the_log_redoes_it),
