@@ -212,9 +212,9 @@ class Daemon:
         assert code == -signal.SIGKILL, f"the daemon had ended by itself with {code}"
 
     def restart(self, kill=False, **more):
-        """Stop or kill and start again, on the same port."""
+        """Stop or kill and start again, on the same port unless `server_port` says otherwise."""
         self.kill() if kill else self.stop()
-        return self.start(server_port=self.port, **more)
+        return self.start(**{"server_port": self.port, **more})
 
     def discard(self):
         """End it, whatever it takes; says nothing."""
