@@ -399,11 +399,13 @@ static void from_products(const struct codec *c, const struct codec_query *q, co
             out[i] = -out[i];
         return;
     }
-    for (size_t i = 0; i < count && q->by_product; i++) {
-        const struct code_tail *tail = codec_tail(c, cells + (size_t)ids[i] * c->cell_bytes);
-        out[i] = -(out[i] + q->from_mean + product_from_mean(c, tail));
+    if (q->by_product) {
+        for (size_t i = 0; i < count; i++) {
+            const struct code_tail *tail = codec_tail(c, cells + (size_t)ids[i] * c->cell_bytes);
+            out[i] = -(out[i] + q->from_mean + product_from_mean(c, tail));
+        }
+        return;
     }
-    if (q->by_product) return;
     for (size_t i = 0; i < count; i++)
         out[i] = f[i].norm2 + q->norm2 - 2 * out[i];
     for (size_t i = 0; i < count && c->metric == METRIC_DOT_PRODUCT; i++) {

@@ -24,20 +24,20 @@
 #include "storage/index/effort.h"
 
 enum {
-    AUDIT_MIN = 20000,         /* nodes linked, and ...                              */
-    AUDIT_PERCENT = 25,        /* ... of all: audited though it is not idle          */
-    UNREACHABLE_MAX = 1 << 18, /* that are looked at in one audit                    */
-    CHOSEN_MAX = 1024,         /* of them, to be linked again                        */
-    ROUNDS_MAX = 4,            /* of linking again                                   */
-    EF_MAX = 2048,
-    EXTRA_MAX = 1024,      /* entry points that nothing leads to                         */
-    SELF_TAKE = 64,        /* rows that a thread takes at a time                         */
-    ALL_PERCENT = 10,      /* of the rows have changed: search for all of them           */
-    FROM_MAX = EFFORT_MIN, /* nodes that may come to lead to a row */
-    CHAIN_MAX = 8,         /* links that make room for others, one after the other */
-    SAMPLE = 300,          /* rows ...                                                   */
-    SAMPLE_EF = 64,        /* ... searched for with this effort: ...                     */
-    SAMPLE_LOST_MAX = 6,   /* ... if more are not found, the graph has fallen apart    */
+    AUDIT_MIN = 20000,         /* nodes linked, and ...                        */
+    AUDIT_PERCENT = 25,        /* ... of all: audited though it is not idle    */
+    UNREACHABLE_MAX = 1 << 18, /* that are looked at in one audit              */
+    CHOSEN_MAX = 1024,         /* of them, to be linked again                  */
+    ROUNDS_MAX = 4,            /* of linking again                             */
+    EF_MAX = 2048,             /* for that                                     */
+    EXTRA_MAX = 1024,          /* entry points that nothing leads to           */
+    ALL_PERCENT = 10,          /* of the rows have changed: search for all     */
+    SELF_TAKE = 64,            /* rows that a thread takes at a time           */
+    FROM_MAX = EFFORT_MIN,     /* nodes that may come to lead to a row         */
+    CHAIN_MAX = 8,             /* rows that make room for others, in turn      */
+    SAMPLE = 300,              /* rows ...                                     */
+    SAMPLE_EF = 64,            /* ... searched for with this effort:           */
+    SAMPLE_LOST_MAX = 6,       /* if more are missed, the graph is in pieces   */
 };
 
 struct audit {
@@ -216,7 +216,8 @@ static const float *row_in_question(const struct audit *a, uint32_t node, uint64
     return work_row(a->w, node, s, &row) ? row : NULL;
 }
 
-/* Is what a search found first as near to the row as the row itself?  It may be an equal one. */
+/* Is the nearest live row that a search found as near to the row as the row itself?  It may be an
+ * equal one. */
 static bool is_as_near(const struct index_work *w, const float *row, uint32_t nearest)
 {
     const struct slot *s;
@@ -242,7 +243,7 @@ static bool finds_itself(const struct audit *a, uint32_t node, const float *row,
     const struct slot_bits *dead = atomic_load_explicit(&a->w->ix->dead, memory_order_acquire);
     for (uint32_t i = 0; i < found.count && *from_count < FROM_MAX; i++)
         if (!slot_bits_has(dead, found.nodes[i])) from[(*from_count)++] = found.nodes[i];
-    return found.count > 0 && is_as_near(a->w, row, found.nodes[0]);
+    return *from_count > 0 && is_as_near(a->w, row, from[0]);
 }
 
 /* Make a search for the row of this node meet it, if it does not.  Returns a node that lost a link

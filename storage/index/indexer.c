@@ -263,17 +263,22 @@ static uint64_t turn(struct indexer *x, struct database *db)
     return due;
 }
 
-static void turn_by_name(struct indexer *x, const char *name, struct hot *more)
+/* A turn; notes when the next one is due, and lets go of the database. */
+static void take_turn(struct indexer *x, struct database *db, const char *name, struct hot *more)
 {
-    struct cache_entry entry;
-    struct database *db;
-    if (!file_cache_peek(x->cache, name, &entry, &db) || !db) return;
     uint64_t due = turn(x, db);
     file_cache_release(db);
     if (due == 0)
         add_hot(more, name);
     else
         x->look_ns = earlier(x->look_ns, due);
+}
+
+static void turn_by_name(struct indexer *x, const char *name, struct hot *more)
+{
+    struct cache_entry entry;
+    struct database *db;
+    if (file_cache_peek(x->cache, name, &entry, &db) && db) take_turn(x, db, name, more);
 }
 
 static void look_at_all(struct indexer *x, struct hot *more)
@@ -283,12 +288,7 @@ static void look_at_all(struct indexer *x, struct hot *more)
     x->look_ns = UINT64_MAX;
     while (!atomic_load(&x->stopped) && file_cache_next_open(x->cache, name, &db)) {
         snprintf(name, sizeof name, "%s", database_name(db));
-        uint64_t due = turn(x, db);
-        file_cache_release(db);
-        if (due == 0)
-            add_hot(more, name);
-        else
-            x->look_ns = earlier(x->look_ns, due);
+        take_turn(x, db, name, more);
     }
 }
 

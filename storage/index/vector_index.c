@@ -244,7 +244,11 @@ static uint64_t pending_limit(const struct vector_index *ix)
 uint64_t vector_index_backlog(const struct vector_index *ix)
 {
     if (!atomic_load_explicit(&ix->graph, memory_order_relaxed)) return 0;
-    uint64_t pending = vector_index_pending(ix), limit = pending_limit(ix);
+    uint64_t pending = vector_index_pending(ix);
+    uint64_t max = atomic_load_explicit(&ix->pending_max, memory_order_relaxed);
+    /* Below every limit, as with nearly every put: no need for the time. */
+    if (pending <= PENDING_GOOD && pending <= max) return 0;
+    uint64_t limit = pending_limit(ix);
     return pending > limit ? pending - limit : 0;
 }
 
