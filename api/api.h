@@ -1,8 +1,8 @@
 /*
  * api.h - a request and its answer as plain structs: no sockets, no libmicrohttpd.
  *
- * server/exchange.c turns each HTTP request into the calls below; tests make the same calls without a
- * server.  The life of a request:
+ * server/exchange.c turns each HTTP request into the calls below; tests make the same calls without
+ * a server.  The life of a request:
  *
  *   api_begin()     headers are known.  Finds the route, checks access, media type and length.
  *                   API_DONE: the answer is in *res already, the body is not to be read.
@@ -60,6 +60,12 @@ struct api_app {
 
 enum api_next { API_DONE, API_BODY, API_STREAM, API_DEFER, API_PARTS };
 
+/* What a body is made of, by its Content-Type. */
+enum api_form {
+    FORM_JSON,
+    FORM_FLOATS, /* little-endian float32 numbers */
+};
+
 enum { API_PARAMS_MAX = 4, API_HEADERS_MAX = 8 };
 
 struct api_header {
@@ -90,13 +96,14 @@ struct api_request {
                        not for the CPU alone: see work.waits of server/workers.h */
 
     /* The whole body, for API_BODY: `body_bytes` bytes followed by at least 64 readable zero
-     * bytes.  Owned by the server. */
+     * bytes, aligned as malloc() does.  Owned by the server. */
     char *body;
     size_t body_bytes;
 
     /* Owned by api/. */
     struct arena arena; /* dropped by api_end() */
     const struct api_route *route;
+    enum api_form form; /* by api_begin() */
     struct {
         char *text; /* decoded, NUL-terminated, in the arena */
         size_t len;

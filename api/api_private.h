@@ -17,7 +17,7 @@ typedef enum err_code api_handler_fn(struct api_app *app, struct api_request *re
 
 enum api_base { BASE_V1, BASE_ROOT };
 enum api_scope { SCOPE_NONE, SCOPE_READ, SCOPE_WRITE, SCOPE_ADMIN };
-enum api_body_kind { BODY_EMPTY, BODY_JSON, BODY_STREAM };
+enum api_body_kind { BODY_EMPTY, BODY_JSON, BODY_BATCH, BODY_STREAM };
 enum api_thread { THREAD_INLINE, THREAD_WORKER };
 
 struct api_route {

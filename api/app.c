@@ -200,16 +200,33 @@ static bool preflight(struct api_request *req, struct api_response *res, const c
     return true;
 }
 
+static bool is_type(const char *type, const char *wanted)
+{
+    size_t len = strcspn(type, "; \t");
+    return len == strlen(wanted) && strncasecmp(type, wanted, len) == 0;
+}
+
 static bool is_json_type(const char *type)
 {
     size_t len = strcspn(type, "; \t");
-    if (len == 16 && strncasecmp(type, "application/json", 16) == 0) return true;
+    if (is_type(type, "application/json")) return true;
     return len > 5 && strncasecmp(type + len - 5, "+json", 5) == 0;
 }
 
-static enum err_code check_body(const struct api_app *app, const struct api_request *req,
-                                struct err *err)
+/* False: this route does not take it. */
+static bool find_form(struct api_request *req)
 {
+    const char *type = req->content_type;
+    req->form = FORM_JSON;
+    if (!type || !*type || is_json_type(type)) return true;
+    if (req->route->body != BODY_BATCH || !is_type(type, "application/octet-stream")) return false;
+    req->form = FORM_FLOATS;
+    return true;
+}
+
+static enum err_code check_body(const struct api_app *app, struct api_request *req, struct err *err)
+{
+    bool form_is_known = find_form(req);
     bool has_body = req->chunked || (req->has_content_length && req->content_length > 0);
     if (!has_body) return ERR_OK;
     if (req->route->body == BODY_EMPTY)
@@ -220,11 +237,12 @@ static enum err_code check_body(const struct api_app *app, const struct api_requ
         return err_set(err, ERR_UNSUPPORTED_MEDIA_TYPE,
                        "Content-Encoding %.40s is not supported; send the body as it is",
                        req->content_encoding);
-    if (req->content_type && *req->content_type && !is_json_type(req->content_type))
+    if (!form_is_known)
         return err_set(err, ERR_UNSUPPORTED_MEDIA_TYPE,
-                       "Content-Type %.80s is not supported here; send application/json",
-                       req->content_type);
-    if (req->route->body == BODY_JSON && req->content_length > app->options.max_body_bytes)
+                       "Content-Type %.80s is not supported here; send application/json%s",
+                       req->content_type,
+                       req->route->body == BODY_BATCH ? " or application/octet-stream" : "");
+    if (req->route->body != BODY_STREAM && req->content_length > app->options.max_body_bytes)
         return err_set(err, ERR_PAYLOAD_TOO_LARGE,
                        "the body has %" PRIu64 " bytes; server.max_body_bytes is %" PRIu64,
                        req->content_length, app->options.max_body_bytes);

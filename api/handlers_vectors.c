@@ -67,62 +67,6 @@ out:
     return rc;
 }
 
-enum err_code vectors_batch(struct api_app *app, struct api_request *req, struct api_response *res,
-                            struct err *err)
-{
-    struct query q;
-    struct database *db = NULL;
-    struct row_input *rows;
-    struct json_scan s;
-    enum durability durability;
-    size_t count;
-    uint64_t lsn = 0;
-
-    enum err_code rc = query_parse(req, &q, err);
-    if (!rc) rc = acquire(app, req, &db, err);
-    if (!rc) rc = query_durability(&q, db, &durability, err);
-    if (!rc) rc = query_done(&q, err);
-    if (rc) goto out;
-
-    struct vector_rules rules = {.database = database_name(db),
-                                 .dimension = database_schema(db)->dimension};
-    body_scan(req, &s);
-    rc = json_vector_batch(&s, &rules, &rows, &count, err);
-    if (rc) goto out;
-
-    size_t assigned = 0, replaced = 0;
-    for (size_t i = 0; i < count; i++)
-        assigned += rows[i].assign_id;
-    if (count) {
-        rc = database_put(db, rows, count, rules.dimension, req->may_block, &lsn, err);
-        if (rc) goto out;
-    } else {
-        struct reader r;
-        reader_begin(db, &r);
-        lsn = r.lsn;
-        reader_end(&r);
-    }
-    for (size_t i = 0; i < count; i++)
-        replaced += rows[i].replaced;
-
-    struct buf *out = answer_json(res, 200);
-    buf_printf(out, "{\"count\":%zu,\"created\":%zu,\"replaced\":%zu,\"lsn\":%" PRIu64, count,
-               count - replaced, replaced, lsn);
-    if (assigned) { /* else the client knows them */
-        buf_str(out, ",\"vector_ids\":[");
-        for (size_t i = 0; i < count; i++) {
-            if (i) buf_str(out, ",");
-            put_vector_id(out, &rows[i].id);
-        }
-        buf_str(out, "]");
-    }
-    buf_str(out, "}\n");
-    if (count) answer_waits(res, db, lsn, durability);
-out:
-    if (db) service_release(db);
-    return rc;
-}
-
 enum err_code vectors_delete(struct api_app *app, struct api_request *req, struct api_response *res,
                              struct err *err)
 {

@@ -31,10 +31,11 @@ struct answer {
 /* What a request is made of besides method, path and body; zeroes are the usual. */
 struct extras {
     const char *content_type, *content_encoding, *authorization, *api_key, *request_id, *origin;
-    size_t slice;     /* of a streamed body; 0: whole */
-    bool no_length;   /* a body of unknown length */
-    uint64_t claimed; /* Content-Length without sending anything, to see it refused */
-    bool client_gone; /* give up in the middle of a streamed answer */
+    size_t body_bytes; /* of a body that is no text; 0: up to its zero byte */
+    size_t slice;      /* of a streamed body; 0: whole */
+    bool no_length;    /* a body of unknown length */
+    uint64_t claimed;  /* Content-Length without sending anything, to see it refused */
+    bool client_gone;  /* give up in the middle of a streamed answer */
 };
 
 static inline void answer_drop(struct answer *a)
@@ -77,7 +78,7 @@ static inline void loopback(struct api_app *app, struct answer *a, const char *m
     struct api_response res = {0};
     struct err err;
     char *path = strdup(target), *query = strchr(path, '?');
-    size_t len = body ? strlen(body) : 0;
+    size_t len = x->body_bytes ? x->body_bytes : body ? strlen(body) : 0;
     char *text = calloc(1, len + 64);
 
     answer_drop(a);
