@@ -1,5 +1,5 @@
 /*
- * exchange.c - one request and its answer, between libmicrohttpd, the API and the workers.
+ * exchange.c - the life of one request, between libmicrohttpd, the API and the workers.
  *
  * PARTS.  A request whose work can be done side by side (API_PARTS) is led by one worker and helped
  * by workers that have nothing to do.  Each works for SLICE_NS at a time; then, if other requests
@@ -8,39 +8,22 @@
  * answer.
  */
 #include <assert.h>
-#include <inttypes.h>
-#include <stdio.h>
 #include <string.h>
 #include <strings.h>
 
 #include "server/http_private.h"
 #include "storage/base/clock.h"
-#include "storage/base/log.h"
 #include "storage/base/mem.h"
 #include "storage/base/metrics.h"
 
 enum {
     URI_BYTES_MAX = 8 * 1024,
-    BODY_PADDING = 64, /* zero bytes behind a body, for parsers that look ahead */
-    BODY_FIRST_BYTES = 64 * 1024,
     DISCARD_BYTES_MAX = 16 * 1024 * 1024, /* behind a body that was too long, before we hang up */
-    BODIES_MAX = 16,          /* bodies of the greatest length that may be in memory at once */
-    PIECE_BYTES = 256 * 1024, /* of a streamed body */
-    BLOCK_BYTES = 64 * 1024,  /* of a streamed answer */
-    PARTS_MAX = 16,           /* workers on one request */
+    PARTS_MAX = 16,                       /* workers on one request */
 };
 #define SLICE_NS (2 * MS)
 
 /* ---- exchanges ---- */
-
-static void exchange_drop_body(struct exchange *x)
-{
-    atomic_fetch_sub_explicit(&x->loop->http->bodies_bytes, x->req.body_bytes,
-                              memory_order_relaxed);
-    mem_free(x->req.body);
-    x->req.body = NULL;
-    x->req.body_bytes = 0;
-}
 
 static void exchange_free(struct exchange *x, bool sent)
 {
@@ -52,7 +35,7 @@ static void exchange_free(struct exchange *x, bool sent)
     mem_free(x);
 }
 
-static void exchange_fail(struct exchange *x, enum err_code code, const char *message)
+void exchange_fail(struct exchange *x, enum err_code code, const char *message)
 {
     x->api_knows = true;
     api_fail_code(&x->req, &x->res, code, message);
@@ -76,8 +59,7 @@ static void exchange_fail_full(struct exchange *x)
         exchange_fail(x, ERR_OVERLOADED, "too many requests are waiting");
 }
 
-/* Deadline for whatever this request has to bring next; 0: it is our turn. */
-static void exchange_expect(struct exchange *x, uint64_t ns)
+void exchange_expect(struct exchange *x, uint64_t ns)
 {
     const union MHD_ConnectionInfo *info =
         MHD_get_connection_info(x->mhd, MHD_CONNECTION_INFO_SOCKET_CONTEXT);
@@ -96,21 +78,6 @@ static void exchange_suspend(struct exchange *x)
 static void exchange_durable(void *ctx)
 {
     loop_push_done(ctx);
-}
-
-static enum err_code exchange_feed(struct exchange *x)
-{
-    struct err err;
-    enum err_code rc;
-
-    if (x->piece_bytes == 0 || x->req.feed_rc) return x->req.feed_rc;
-    rc = api_feed(x->loop->http->app, &x->req, x->piece, x->piece_bytes, &err);
-    if (rc && !x->req.feed_rc) { /* whoever failed first tells api_dispatch() */
-        x->req.feed_rc = rc;
-        x->req.feed_err = err;
-    }
-    x->piece_bytes = 0;
-    return rc;
 }
 
 /* ---- parts of one request ---- */
@@ -218,17 +185,6 @@ static bool exchange_dispatch(struct exchange *x, bool *waiting)
     return true;
 }
 
-static void exchange_produce(struct exchange *x)
-{
-    struct err err = {.code = ERR_OK};
-
-    x->out.len = 0;
-    x->out_sent = 0;
-    x->out_rc = x->res.produce(&x->req, &x->out, &x->out_last, &err);
-    if (x->out_rc == ERR_OK && x->out.failed) x->out_rc = err_set(&err, ERR_NOMEM, "out of memory");
-    if (x->out_rc) log_warning("an answer was broken off: %s", err.msg);
-}
-
 /* On a worker. */
 static void exchange_work(void *ctx)
 {
@@ -260,8 +216,7 @@ static void exchange_work(void *ctx)
     if (!waiting) loop_push_done(x);
 }
 
-/* Suspend and let a worker do `job`.  False: no room. */
-static bool exchange_submit(struct exchange *x, enum exchange_job job)
+bool exchange_submit(struct exchange *x, enum exchange_job job)
 {
     if (x->loop->draining && is_out_of_time(x)) return false;
     x->job = job;
@@ -300,74 +255,6 @@ void exchange_return(struct exchange *x)
     }
     x->loop->suspended_count--;
     MHD_resume_connection(x->mhd);
-}
-
-/* ---- answers ---- */
-
-/* Called by libmicrohttpd for the next bytes of a streamed answer. */
-static ssize_t exchange_read(void *cls, uint64_t pos, char *to, size_t bytes_max)
-{
-    struct exchange *x = cls;
-    bool head = pos < x->res.body.len;
-    const struct buf *from = head ? &x->res.body : &x->out;
-    size_t at = head ? (size_t)pos : x->out_sent;
-    size_t bytes = from->len - at;
-
-    if (bytes > 0) {
-        if (bytes > bytes_max) bytes = bytes_max;
-        memcpy(to, from->data + at, bytes);
-        if (!head) x->out_sent += bytes;
-        return (ssize_t)bytes;
-    }
-    if (x->out_rc) return MHD_CONTENT_READER_END_WITH_ERROR;
-    if (x->out_last) return MHD_CONTENT_READER_END_OF_STREAM;
-    if (!exchange_submit(x, JOB_PRODUCE)) return MHD_CONTENT_READER_END_WITH_ERROR;
-    x->state = EXCHANGE_BUSY;
-    return 0;
-}
-
-static struct MHD_Response *exchange_response(struct exchange *x)
-{
-    if (x->res.produce)
-        return MHD_create_response_from_callback(MHD_SIZE_UNKNOWN, BLOCK_BYTES, exchange_read, x,
-                                                 NULL);
-    /* The buffer lives until api_end(), and so longer than libmicrohttpd looks at it. */
-    return MHD_create_response_from_buffer(x->res.body.len, x->res.body.data,
-                                           MHD_RESPMEM_PERSISTENT);
-}
-
-static enum MHD_Result exchange_answer(struct exchange *x)
-{
-    struct api_response *res = &x->res;
-    struct MHD_Response *r;
-    char number[16];
-    enum MHD_Result ok;
-
-    if (res->body.failed && !res->produce)
-        exchange_fail(x, ERR_OVERLOADED, "out of memory for the answer");
-    r = exchange_response(x);
-    if (!r) return MHD_NO;
-    if (res->content_type) MHD_add_response_header(r, "Content-Type", res->content_type);
-    if (*res->request_id) MHD_add_response_header(r, "X-Request-Id", res->request_id);
-    if (*res->allow) MHD_add_response_header(r, "Allow", res->allow);
-    if (*res->warning) MHD_add_response_header(r, "Warning", res->warning);
-    if (*res->etag) MHD_add_response_header(r, "ETag", res->etag);
-    for (size_t i = 0; i < res->header_count; i++)
-        MHD_add_response_header(r, res->headers[i].name, res->headers[i].value);
-    if (res->retry_after_seconds > 0) {
-        snprintf(number, sizeof number, "%" PRIu32, res->retry_after_seconds);
-        MHD_add_response_header(r, "Retry-After", number);
-    }
-    /* libmicrohttpd 0.9.75 ends a HEAD of unknown length with a chunk of no bytes, which the client
-     * would take for the next answer. */
-    if (res->produce && strcmp(x->req.method, "HEAD") == 0) res->close = true;
-    if (res->close || x->loop->draining || atomic_load(&x->loop->http->app->draining))
-        MHD_add_response_header(r, "Connection", "close");
-    x->state = EXCHANGE_SENT;
-    exchange_expect(x, 0);
-    ok = MHD_queue_response(x->mhd, (unsigned)res->status, r);
-    MHD_destroy_response(r);
-    return ok;
 }
 
 /* ---- requests ---- */
@@ -468,23 +355,6 @@ static enum MHD_Result exchange_refuse(struct exchange *x)
     return MHD_YES;
 }
 
-/* Room for a body of the announced length.  False: *res says why not. */
-static bool exchange_make_body(struct exchange *x)
-{
-    uint64_t bytes_max = x->loop->http->options.body_bytes_max;
-
-    if (x->req.content_length > bytes_max) {
-        exchange_fail(x, ERR_PAYLOAD_TOO_LARGE, "the body is longer than server.max_body_bytes");
-        return false;
-    }
-    x->body_cap = (size_t)x->req.content_length;
-    if (x->req.chunked) x->body_cap = bytes_max < BODY_FIRST_BYTES ? bytes_max : BODY_FIRST_BYTES;
-    x->req.body = mem_try(x->body_cap + BODY_PADDING);
-    if (x->req.body) return true;
-    exchange_fail(x, ERR_OVERLOADED, "out of memory for the body");
-    return false;
-}
-
 /* Headers are complete. */
 static enum MHD_Result exchange_begin(struct exchange *x)
 {
@@ -506,13 +376,8 @@ static enum MHD_Result exchange_begin(struct exchange *x)
     case API_DONE:
         return exchange_refuse(x);
     case API_STREAM:
-        x->piece = mem_try(PIECE_BYTES);
-        if (!x->piece) {
-            exchange_fail(x, ERR_OVERLOADED, "out of memory for the body");
-            return exchange_refuse(x);
-        }
         x->state = EXCHANGE_STREAM;
-        return MHD_YES;
+        return exchange_make_piece(x) ? MHD_YES : exchange_refuse(x);
     case API_BODY:
     case API_DEFER:
     case API_PARTS:
@@ -522,84 +387,13 @@ static enum MHD_Result exchange_begin(struct exchange *x)
     return exchange_make_body(x) ? MHD_YES : exchange_refuse(x);
 }
 
-/* Make room for `more` bytes of a chunked body. */
-static bool exchange_grow_body(struct exchange *x, size_t more)
-{
-    uint64_t bytes_max = x->loop->http->options.body_bytes_max;
-    size_t need = x->req.body_bytes + more, cap = x->body_cap;
-
-    if (need > bytes_max) {
-        exchange_fail(x, ERR_PAYLOAD_TOO_LARGE, "the body is longer than server.max_body_bytes");
-        return false;
-    }
-    while (cap < need)
-        cap *= 2;
-    if (cap > bytes_max) cap = (size_t)bytes_max;
-    char *body = mem_resize(x->req.body, cap + BODY_PADDING);
-    if (!body) {
-        exchange_fail(x, ERR_OVERLOADED, "out of memory for the body");
-        return false;
-    }
-    x->req.body = body;
-    x->body_cap = cap;
-    return true;
-}
-
-/* Count what has arrived, not what was announced: that is memory which nobody has touched yet. */
-static bool exchange_count_body(struct exchange *x, size_t more)
-{
-    struct http *http = x->loop->http;
-    uint64_t others = atomic_fetch_add_explicit(&http->bodies_bytes, more, memory_order_relaxed);
-
-    if (others + more <= BODIES_MAX * http->options.body_bytes_max) return true;
-    atomic_fetch_sub_explicit(&http->bodies_bytes, more, memory_order_relaxed);
-    exchange_fail(x, ERR_OVERLOADED, "too many long bodies are under way");
-    return false;
-}
-
-static void exchange_take_body(struct exchange *x, const char *data, size_t bytes)
-{
-    if ((bytes > x->body_cap - x->req.body_bytes && !exchange_grow_body(x, bytes)) ||
-        !exchange_count_body(x, bytes)) {
-        /* libmicrohttpd takes no answer in the middle of a body: let the rest go by, for as long
-         * as a request may take to arrive. */
-        exchange_drop_body(x);
-        x->res.close = true;
-        x->state = EXCHANGE_DISCARD;
-        return;
-    }
-    memcpy(x->req.body + x->req.body_bytes, data, bytes);
-    x->req.body_bytes += bytes;
-}
-
-/* Take what fits; *bytes is what is left for the next call, after the worker. */
-static void exchange_take_piece(struct exchange *x, const char *data, size_t *bytes)
-{
-    size_t room = PIECE_BYTES - x->piece_bytes, take = *bytes < room ? *bytes : room;
-
-    memcpy(x->piece + x->piece_bytes, data, take);
-    x->piece_bytes += take;
-    *bytes -= take;
-    if (x->piece_bytes < PIECE_BYTES) return;
-    if (exchange_submit(x, JOB_FEED)) {
-        x->state = EXCHANGE_BUSY;
-        exchange_expect(x, 0);
-        return;
-    }
-    struct err err;
-    x->req.feed_rc = err_set(&err, ERR_OVERLOADED, "too many requests are waiting");
-    x->req.feed_err = err;
-    x->piece_bytes = 0;
-    x->state = EXCHANGE_DISCARD;
-}
-
 /* The request is complete: answer it here if that is quick. */
 static enum MHD_Result exchange_run(struct exchange *x)
 {
     bool waiting = false, streamed = x->piece != NULL;
 
     exchange_expect(x, 0);
-    if (x->req.body) memset(x->req.body + x->req.body_bytes, 0, BODY_PADDING);
+    exchange_end_body(x);
     x->req.may_block = false;
     if (!streamed && exchange_dispatch(x, &waiting)) {
         if (!waiting) return exchange_answer(x);

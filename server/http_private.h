@@ -1,6 +1,6 @@
 /*
  * http_private.h - inside of http.c (all loops), loop.c (one of them, its connections) and
- * exchange.c (requests and their answers).
+ * exchange*.c (requests, their bodies and their answers).
  *
  *   http ── http_loop (N) ── connection ── exchange: one request and its answer
  *
@@ -163,6 +163,13 @@ void loop_push_done(struct exchange *x);
 
 /* ---- exchange.c; the loop's thread ---- */
 
+/* The answer is this error. */
+void exchange_fail(struct exchange *x, enum err_code code, const char *message);
+/* Deadline for whatever this request has to bring next; 0: it is our turn. */
+void exchange_expect(struct exchange *x, uint64_t ns);
+/* Suspend and let a worker do `job`.  False: no room. */
+bool exchange_submit(struct exchange *x, enum exchange_job job);
+
 /* Back from a worker or from the log: say what comes next and let the connection run again. */
 void exchange_return(struct exchange *x);
 
@@ -174,5 +181,28 @@ enum MHD_Result mhd_request(void *cls, struct MHD_Connection *mhd, const char *u
                             size_t *bytes, void **context);
 void mhd_completed(void *cls, struct MHD_Connection *mhd, void **context,
                    enum MHD_RequestTerminationCode why);
+
+/* ---- exchange_body.c; the loop's thread, but for exchange_feed() ---- */
+
+/* Room for a body of the announced length, or for the first piece of a streamed one.  False: *res
+ * says why not. */
+bool exchange_make_body(struct exchange *x);
+bool exchange_make_piece(struct exchange *x);
+/* Bytes of it have arrived.  What a piece has no room for is left in *bytes for the next call,
+ * after the worker. */
+void exchange_take_body(struct exchange *x, const char *data, size_t bytes);
+void exchange_take_piece(struct exchange *x, const char *data, size_t *bytes);
+/* It is complete. */
+void exchange_end_body(struct exchange *x);
+void exchange_drop_body(struct exchange *x);
+/* On a worker: give the piece to the API; req.feed_rc. */
+enum err_code exchange_feed(struct exchange *x);
+
+/* ---- exchange_answer.c ---- */
+
+/* On the loop's thread: hand *res to libmicrohttpd. */
+enum MHD_Result exchange_answer(struct exchange *x);
+/* On a worker: make the next piece of a streamed answer. */
+void exchange_produce(struct exchange *x);
 
 #endif
