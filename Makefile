@@ -24,7 +24,7 @@ Q       := $(if $(V),,@)
 VERSION := 2.2.0
 
 SERVER_PACKAGES := gcc make pkg-config libc6-dev libmicrohttpd-dev libjansson-dev libuv1-dev \
-                   libmimalloc-dev libcurl4-openssl-dev nettle-dev
+                   libmimalloc-dev libcurl4-openssl-dev nettle-dev zlib1g-dev libzstd-dev
 TEST_PACKAGES   := libcmocka-dev python3 python3-pytest python3-numpy python3-requests curl jq \
                    lsof procps libfuse3-dev fuse3
 BENCH_PACKAGES  := g++ libhnswlib-dev
@@ -50,7 +50,7 @@ LDFLAGS        += -Wl,-z,relro,-z,now,-z,noexecstack,-z,separate-code
 
 # mimalloc comes first, so that it is the allocator of everything; sanitizers bring their own.
 MIMALLOC := $(if $(filter asan tsan,$(BUILD)),,-Wl,--push-state,--no-as-needed -lmimalloc -Wl,--pop-state)
-DAEMON_LIBS = $(MIMALLOC) -lmicrohttpd -luv -ljansson -lnettle -lm
+DAEMON_LIBS = $(MIMALLOC) -lmicrohttpd -luv -ljansson -lnettle -lz -lzstd -lm
 CLI_LIBS    = $(MIMALLOC) -lcurl -ljansson -lm
 
 LIB_SRC    := $(wildcard storage/*.c storage/*/*.c api/*.c config/*.c)
@@ -81,7 +81,7 @@ $(call bin,$(filter-out tests/server/%,$(TEST_SRC))): $(O)/%: $(O)/%.o $(O)/libj
 	$(LINK) $(MIMALLOC) -lcmocka -ljansson -lnettle -lm
 $(call bin,$(filter tests/server/%,$(TEST_SRC))): $(O)/%: $(O)/%.o $(O)/libserver.a \
     $(O)/libjadevectordb.a
-	$(LINK) $(MIMALLOC) -lcmocka -lmicrohttpd -luv -ljansson -lnettle -lm
+	$(LINK) $(MIMALLOC) -lcmocka -lmicrohttpd -luv -ljansson -lnettle -lz -lzstd -lm
 $(O)/libserver.a: $(call obj,$(filter-out server/main.c,$(SERVER_SRC)))
 $(call bin,$(BENCH_SRC)): $(O)/%: $(O)/%.o $(O)/libbench.a $(O)/libjadevectordb.a
 	$(LINK) $(MIMALLOC) -ljansson -lcurl -lm -Wl,--as-needed -lstdc++

@@ -8,6 +8,7 @@
  *                   API_DONE: the answer is in *res already, the body is not to be read.
  *                   API_BODY: read the whole body into req->body, then api_dispatch().
  *                   API_STREAM: give each piece of the body to api_feed(), then api_dispatch().
+ *                   The body of both is to be expanded first if it is compressed (req->encoding).
  *   api_feed()      blocks: worker threads only.  On failure stop reading; api_dispatch() answers.
  *   api_dispatch()  runs the handler.  With req->may_block false it may return API_DEFER: nothing
  *                   was done, call it again from a worker with may_block true.
@@ -34,7 +35,7 @@ struct api_route; /* api/router.c */
 struct api_response;
 
 struct api_options {
-    uint64_t max_body_bytes;   /* of a buffered body */
+    uint64_t max_body_bytes;   /* of a buffered body, as it was sent and expanded */
     const char *api_keys_file; /* NULL: no keys, everybody is admin */
     const char *cors_origins;
     uint32_t slow_query_ms;
@@ -65,6 +66,9 @@ enum api_form {
     FORM_JSON,
     FORM_FLOATS, /* little-endian float32 numbers */
 };
+
+/* How a body is compressed, by its Content-Encoding. */
+enum api_encoding { ENCODING_IDENTITY, ENCODING_GZIP, ENCODING_ZSTD };
 
 enum { API_PARAMS_MAX = 4, API_HEADERS_MAX = 8 };
 
@@ -103,7 +107,9 @@ struct api_request {
     /* Owned by api/. */
     struct arena arena; /* dropped by api_end() */
     const struct api_route *route;
-    enum api_form form; /* by api_begin() */
+    enum api_form form;         /* by api_begin() */
+    enum api_encoding encoding; /* by api_begin(); body_bytes, body and what api_feed() gets are
+                                   expanded */
     struct {
         char *text; /* decoded, NUL-terminated, in the arena */
         size_t len;

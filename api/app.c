@@ -193,7 +193,7 @@ static bool preflight(struct api_request *req, struct api_response *res, const c
     char *methods = arena_copy(&req->arena, allow, strlen(allow) + 1);
     add_header(res, "Access-Control-Allow-Methods", methods ? methods : "GET");
     add_header(res, "Access-Control-Allow-Headers",
-               "Authorization, Content-Type, X-API-Key, X-Request-Id, If-Match");
+               "Authorization, Content-Type, Content-Encoding, X-API-Key, X-Request-Id, If-Match");
     add_header(res, "Access-Control-Max-Age", "600");
     res->status = 204;
     res->content_type = JSON_TYPE;
@@ -224,7 +224,27 @@ static bool find_form(struct api_request *req)
     return true;
 }
 
-static enum err_code check_body(const struct api_app *app, struct api_request *req, struct err *err)
+/* False: nobody here can expand it. */
+static bool find_encoding(struct api_request *req)
+{
+    static const struct {
+        const char *name;
+        enum api_encoding encoding;
+    } known[] = {
+        {"", ENCODING_IDENTITY},   {"identity", ENCODING_IDENTITY}, {"gzip", ENCODING_GZIP},
+        {"x-gzip", ENCODING_GZIP}, {"zstd", ENCODING_ZSTD},
+    };
+    for (size_t i = 0; i < sizeof known / sizeof *known; i++) {
+        if (req->content_encoding && strcasecmp(req->content_encoding, known[i].name) != 0)
+            continue;
+        req->encoding = known[i].encoding;
+        return true;
+    }
+    return false;
+}
+
+static enum err_code check_body(const struct api_app *app, struct api_request *req,
+                                struct api_response *res, struct err *err)
 {
     bool form_is_known = find_form(req);
     bool has_body = req->chunked || (req->has_content_length && req->content_length > 0);
@@ -232,11 +252,13 @@ static enum err_code check_body(const struct api_app *app, struct api_request *r
     if (req->route->body == BODY_EMPTY)
         return err_set(err, ERR_INVALID_REQUEST, "%.16s %.100s takes no body", req->method,
                        req->route->pattern);
-    if (req->content_encoding && *req->content_encoding &&
-        strcasecmp(req->content_encoding, "identity") != 0)
+    if (!find_encoding(req)) {
+        add_header(res, "Accept-Encoding", "gzip, zstd");
         return err_set(err, ERR_UNSUPPORTED_MEDIA_TYPE,
-                       "Content-Encoding %.40s is not supported; send the body as it is",
+                       "Content-Encoding %.40s is not supported; a body may be sent as gzip, as "
+                       "zstd, or as it is (identity)",
                        req->content_encoding);
+    }
     if (!form_is_known)
         return err_set(err, ERR_UNSUPPORTED_MEDIA_TYPE,
                        "Content-Type %.80s is not supported here; send application/json%s",
@@ -290,14 +312,16 @@ enum api_next api_begin(struct api_app *app, struct api_request *req, struct api
         if (rc == ERR_UNAUTHORIZED) add_header(res, "WWW-Authenticate", "Bearer");
     }
     if (!rc) rc = check_conditions(req, &err);
-    if (!rc) rc = check_body(app, req, &err);
+    if (!rc) rc = check_body(app, req, res, &err);
     if (rc) {
         /* A body that is on its way is not worth reading. */
         if (req->chunked || req->content_length > INLINE_BODY_BYTES_MAX) res->close = true;
         api_fail(req, res, &err);
         return finish(app, req, res);
     }
-    req->waits = req->route->thread == THREAD_WORKER; /* each piece of a stream is deferred */
+    /* Each piece of a stream is deferred, and of a body that has to be expanded. */
+    req->waits = req->route->thread == THREAD_WORKER ||
+                 (req->encoding != ENCODING_IDENTITY && req->route->scope >= SCOPE_WRITE);
     return req->route->body == BODY_STREAM ? API_STREAM : API_BODY;
 }
 

@@ -676,12 +676,10 @@ enum err_code dumps_feed(struct api_app *app, struct api_request *req, const cha
 enum err_code dumps_import(struct api_app *app, struct api_request *req, struct api_response *res,
                            struct err *err)
 {
-    enum err_code rc = ERR_OK;
-    if (req->feed_rc) {
+    enum err_code rc = req->stream ? ERR_OK : import_begin(app, req, err);
+    if (req->feed_rc) { /* perhaps before the first api_feed() */
         *err = req->feed_err;
         rc = req->feed_rc;
-    } else if (!req->stream) {
-        rc = import_begin(app, req, err);
     }
     struct import *im = req->stream;
     if (!rc) rc = dump_frame_end(&im->frame, err);

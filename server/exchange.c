@@ -30,7 +30,6 @@ static void exchange_free(struct exchange *x, bool sent)
     if (x->api_knows) api_end(x->loop->http->app, &x->req, &x->res, sent);
     buf_free(&x->out);
     exchange_drop_body(x);
-    mem_free(x->piece);
     mem_free(x->parts);
     mem_free(x);
 }
@@ -196,10 +195,13 @@ static void exchange_work(void *ctx)
     if (!x->out_of_time) {
         switch (x->job) {
         case JOB_FEED:
-            (void)exchange_feed(x);
+            exchange_feed(x);
             break;
         case JOB_DISPATCH:
-            (void)exchange_feed(x);
+            if (x->is_stream) {
+                exchange_feed(x);
+                exchange_end_body(x);
+            }
             if (!exchange_dispatch(x, &waiting))
                 exchange_fail(x, ERR_INTERNAL, "a handler would not run on a worker");
             break;
@@ -235,7 +237,10 @@ void exchange_return(struct exchange *x)
         x->state = EXCHANGE_STREAM;
         if (x->out_of_time) x->req.feed_rc = ERR_SHUTTING_DOWN;
         if (x->req.feed_rc) x->state = EXCHANGE_DISCARD;
-        exchange_expect(x, x->loop->http->timeout_ns); /* each piece has its own deadline */
+        if (x->is_stream)
+            exchange_expect(x, x->loop->http->timeout_ns); /* each piece has its own deadline */
+        else if (x->req.feed_rc)
+            exchange_fail_body(x);
         break;
     case JOB_DISPATCH:
     case JOB_PARTS:
@@ -262,7 +267,7 @@ void exchange_return(struct exchange *x)
 struct header_walk {
     struct api_request *req;
     const char *content_length;
-    unsigned content_lengths, transfer_encodings, hosts;
+    unsigned content_lengths, content_encodings, transfer_encodings, hosts;
 };
 
 static enum MHD_Result header_visit(void *cls, enum MHD_ValueKind kind, const char *key,
@@ -300,6 +305,7 @@ static enum MHD_Result header_visit(void *cls, enum MHD_ValueKind kind, const ch
         w->hosts++;
         return MHD_YES;
     }
+    if (strcasecmp(key, "Content-Encoding") == 0) w->content_encodings++;
     for (size_t i = 0; i < sizeof wanted / sizeof *wanted; i++) {
         if (strcasecmp(key, wanted[i].key) != 0) continue;
         if (!*wanted[i].value) *wanted[i].value = value; /* the first counts */
@@ -334,6 +340,7 @@ static const char *exchange_headers(struct exchange *x)
     if (walk.transfer_encodings > 1 || (walk.transfer_encodings == 1 && !x->req.chunked))
         return "Transfer-Encoding other than \"chunked\"";
     if (walk.hosts > 1) return "more than one Host";
+    if (walk.content_encodings > 1) return "more than one Content-Encoding";
     if (walk.content_lengths == 1) {
         if (!content_length_parse(walk.content_length, &x->req.content_length))
             return "Content-Length is not a number";
@@ -376,30 +383,43 @@ static enum MHD_Result exchange_begin(struct exchange *x)
     case API_DONE:
         return exchange_refuse(x);
     case API_STREAM:
-        x->state = EXCHANGE_STREAM;
-        return exchange_make_piece(x) ? MHD_YES : exchange_refuse(x);
+        x->is_stream = true;
+        break;
     case API_BODY:
     case API_DEFER:
     case API_PARTS:
         break;
     }
-    x->state = EXCHANGE_BODY;
     return exchange_make_body(x) ? MHD_YES : exchange_refuse(x);
 }
 
 /* The request is complete: answer it here if that is quick. */
 static enum MHD_Result exchange_run(struct exchange *x)
 {
-    bool waiting = false, streamed = x->piece != NULL;
+    bool waiting = false;
 
     exchange_expect(x, 0);
-    exchange_end_body(x);
     x->req.may_block = false;
-    if (!streamed && exchange_dispatch(x, &waiting)) {
-        if (!waiting) return exchange_answer(x);
-        x->state = EXCHANGE_BUSY;
-        exchange_suspend(x);
-        return MHD_YES;
+    if (!x->is_stream) {
+        if (x->piece_bytes > 0) { /* the last one; then this function again */
+            if (exchange_submit(x, JOB_FEED)) {
+                x->state = EXCHANGE_BUSY;
+                return MHD_YES;
+            }
+            exchange_fail_full(x);
+            return exchange_answer(x);
+        }
+        exchange_end_body(x);
+        if (x->req.feed_rc) {
+            exchange_fail_body(x);
+            return exchange_answer(x);
+        }
+        if (exchange_dispatch(x, &waiting)) {
+            if (!waiting) return exchange_answer(x);
+            x->state = EXCHANGE_BUSY;
+            exchange_suspend(x);
+            return MHD_YES;
+        }
     }
     if (exchange_submit(x, JOB_DISPATCH)) {
         x->state = EXCHANGE_BUSY;
@@ -475,7 +495,9 @@ enum MHD_Result mhd_request(void *cls, struct MHD_Connection *mhd, const char *u
             *bytes = 0;
             /* A streamed body has its deadline alone: its client should get to know how far the
              * import came. */
-            if (!x->piece && x->discarded_bytes > DISCARD_BYTES_MAX) return MHD_NO;
+            if (x->is_stream) break;
+            x->res.close = true;
+            if (x->discarded_bytes > DISCARD_BYTES_MAX) return MHD_NO;
             break;
         default:
             *bytes = 0;
@@ -488,7 +510,7 @@ enum MHD_Result mhd_request(void *cls, struct MHD_Connection *mhd, const char *u
     case EXCHANGE_STREAM:
         return exchange_run(x);
     case EXCHANGE_DISCARD:
-        return x->piece ? exchange_run(x) : exchange_answer(x);
+        return x->is_stream ? exchange_run(x) : exchange_answer(x);
     case EXCHANGE_ANSWER:
         return exchange_answer(x);
     default:

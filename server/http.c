@@ -1,6 +1,7 @@
 /* http.c - all loops: start, deal connections to them, ask whether they live, end. */
 #include "server/http.h"
 
+#include <assert.h>
 #include <sched.h>
 
 #include "server/http_private.h"
@@ -129,6 +130,7 @@ void http_free(struct http *http)
     if (!http) return;
     for (size_t i = 0; i < http->loop_count; i++)
         loop_deinit(&http->loops[i]);
+    assert(atomic_load(&http->bodies_bytes) == 0); /* else they would run out in the end */
     mem_free(http->loops);
     mem_free(http);
 }

@@ -35,7 +35,7 @@
 enum exchange_state {
     EXCHANGE_LINE,    /* the request line has arrived                     */
     EXCHANGE_BODY,    /* collecting the body                              */
-    EXCHANGE_STREAM,  /* collecting a piece for api_feed()                */
+    EXCHANGE_STREAM,  /* collecting a piece for exchange_feed()           */
     EXCHANGE_DISCARD, /* the answer is known, but the body is on its way  */
     EXCHANGE_BUSY,    /* a worker or the log has it; suspended            */
     EXCHANGE_ANSWER,  /* *res is to be sent                               */
@@ -43,8 +43,8 @@ enum exchange_state {
 };
 
 enum exchange_job {
-    JOB_FEED,     /* api_feed() the piece                       */
-    JOB_DISPATCH, /* api_feed() what is left, api_dispatch()    */
+    JOB_FEED,     /* exchange_feed() the piece                  */
+    JOB_DISPATCH, /* feed what is left, api_dispatch()          */
     JOB_PARTS,    /* api_part() until none is left, api_join()  */
     JOB_AWAIT,    /* the write becomes durable                  */
     JOB_PRODUCE,  /* the next piece of a streamed answer        */
@@ -70,6 +70,7 @@ struct exchange {
     bool uri_too_long;
     bool out_of_time; /* past the drain's deadline: the job was not done */
     size_t body_cap;  /* of req.body, without the padding */
+    bool body_is_mapped;
     uint64_t discarded_bytes;
 
     /* API_PARTS */
@@ -77,9 +78,16 @@ struct exchange {
     size_t part_count;
     _Atomic size_t parts_busy; /* who takes it to 0 makes the answer */
 
-    /* a streamed body: the piece being filled, or being fed */
+    /* a body that comes in pieces: the piece being filled, or being fed */
+    bool is_stream; /* API_STREAM: to api_feed(); else it is expanded into req.body */
     char *piece;
-    size_t piece_bytes;
+    size_t piece_bytes, piece_cap;
+
+    /* a compressed body */
+    struct body_decoder *decoder;
+    size_t decoder_bytes; /* of its memory that are part of bodies_bytes */
+    char *expanded;       /* of a stream */
+    uint64_t received_bytes, expanded_bytes;
 
     /* a streamed answer: res.body, then what produce() made */
     struct buf out;
@@ -147,7 +155,7 @@ struct http {
     _Atomic bool out_of_time; /* set by the first loop past the deadline, read by workers */
     _Atomic size_t loops_running;
     _Atomic uint64_t ping;
-    _Atomic uint64_t bodies_bytes; /* received and not yet answered, on all loops */
+    _Atomic uint64_t bodies_bytes; /* of bodies in memory, on all loops */
 };
 
 /* ---- loop.c ---- */
@@ -184,19 +192,21 @@ void mhd_completed(void *cls, struct MHD_Connection *mhd, void **context,
 
 /* ---- exchange_body.c; the loop's thread, but for exchange_feed() ---- */
 
-/* Room for a body of the announced length, or for the first piece of a streamed one.  False: *res
- * says why not. */
+/* Room for a body, or for the first piece of one that comes in pieces.  False: *res says why not.
+ */
 bool exchange_make_body(struct exchange *x);
-bool exchange_make_piece(struct exchange *x);
 /* Bytes of it have arrived.  What a piece has no room for is left in *bytes for the next call,
  * after the worker. */
 void exchange_take_body(struct exchange *x, const char *data, size_t bytes);
 void exchange_take_piece(struct exchange *x, const char *data, size_t *bytes);
-/* It is complete. */
+/* On a worker: expand the piece if need be, give it to the API or add it to the body.  req.feed_rc
+ * says how it went. */
+void exchange_feed(struct exchange *x);
+/* All of it was taken, or fed: is it complete?  req.feed_rc. */
 void exchange_end_body(struct exchange *x);
-void exchange_drop_body(struct exchange *x);
-/* On a worker: give the piece to the API; req.feed_rc. */
-enum err_code exchange_feed(struct exchange *x);
+/* A body that came in pieces cannot be used (req.feed_rc): *res says so. */
+void exchange_fail_body(struct exchange *x);
+void exchange_drop_body(struct exchange *x); /* with all memory for it */
 
 /* ---- exchange_answer.c ---- */
 

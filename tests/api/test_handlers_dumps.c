@@ -247,6 +247,19 @@ static void wrong_dumps_are_refused(void **unused)
     assert_int_equal(count("docs"), 1);
 }
 
+static void a_stream_that_fails_before_its_first_byte_is_an_error(void **unused)
+{
+    (void)unused;
+    char text[] = "/api/v1/import";
+    struct api_request req = {.method = "POST", .path = text, .chunked = true, .may_block = true};
+    struct api_response res = {0};
+    assert_int_equal(api_begin(&app, &req, &res), API_STREAM);
+    req.feed_rc = err_set(&req.feed_err, ERR_OVERLOADED, "too many requests are waiting");
+    assert_int_equal(api_dispatch(&app, &req, &res), API_DONE);
+    assert_int_equal(res.status, 503);
+    api_end(&app, &req, &res, true);
+}
+
 static void an_error_in_the_middle_says_what_was_imported(void **unused)
 {
     (void)unused;
@@ -329,6 +342,7 @@ int main(void)
         T(single_databases_can_be_dumped),
         T(a_restore_takes_one_database_object),
         T(wrong_dumps_are_refused),
+        T(a_stream_that_fails_before_its_first_byte_is_an_error),
         T(an_error_in_the_middle_says_what_was_imported),
         T(output_is_written_only_below_the_export_path),
     };

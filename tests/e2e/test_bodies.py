@@ -1,8 +1,15 @@
-"""Forms of request bodies: raw rows."""
+"""Forms of request bodies: raw rows, compressed ones."""
+import ctypes
+import gzip
+import json
+import socket
+import time
+import zlib
+
 import numpy as np
 import pytest
 
-from harness import random_rows
+from harness import REQUEST_S, SANITIZER, TIME_SCALE, random_rows
 
 FLOATS = {"Content-Type": "application/octet-stream"}
 
@@ -70,3 +77,174 @@ def test_a_bad_raw_body_stores_nothing(daemon, count):
     error_of(daemon.request("POST", path, data=rows.tobytes(), headers=FLOATS), 400,
              "invalid_vector", f"number 6 of vector {count - 1} of {count}")
     assert daemon.count("docs") == 0
+
+
+# ---- compressed bodies ----
+
+def zstd_compress(data, level=3):
+    lib = ctypes.CDLL("libzstd.so.1")
+    lib.ZSTD_compressBound.restype = lib.ZSTD_compress.restype = ctypes.c_size_t
+    lib.ZSTD_compressBound.argtypes = [ctypes.c_size_t]
+    lib.ZSTD_compress.argtypes = [ctypes.c_char_p, ctypes.c_size_t, ctypes.c_char_p,
+                                  ctypes.c_size_t, ctypes.c_int]
+    out = ctypes.create_string_buffer(lib.ZSTD_compressBound(len(data)))
+    size = lib.ZSTD_compress(out, len(out), data, len(data), level)
+    return out.raw[:size]
+
+
+def zstd_frame(*runs, window_log=17):
+    """A frame made by hand: of each byte 128 KiB, in four bytes."""
+    frame = b"\x28\xb5\x2f\xfd\x00" + bytes([(window_log - 10) << 3])
+    for i, byte in enumerate(runs):
+        head = (i == len(runs) - 1) | 1 << 1 | (128 * 1024) << 3
+        frame += head.to_bytes(3, "little") + bytes([byte])
+    return frame
+
+
+def gzip_bomb(megabytes, byte=b" "):
+    pack = zlib.compressobj(9, zlib.DEFLATED, 31)
+    return b"".join([pack.compress(byte * (1 << 20)) for _ in range(megabytes)]) + pack.flush()
+
+
+PACKERS = {"gzip": gzip.compress, "x-gzip": gzip.compress, "GZIP": gzip.compress,
+           "zstd": zstd_compress, "identity": bytes}
+
+
+def send(daemon, path, data, encoding, content_type="application/json", method="POST"):
+    return daemon.request(method, path, data=data, headers={"Content-Type": content_type,
+                                                            "Content-Encoding": encoding})
+
+
+@pytest.mark.parametrize("encoding", PACKERS)
+@pytest.mark.parametrize("chunked", [False, True])
+def test_every_route_with_a_body_takes_compressed_ones(any_daemon, encoding, chunked):
+    def ask(method, path, body, status=200, content_type="application/json"):
+        packed = PACKERS[encoding](body if isinstance(body, bytes) else json.dumps(body).encode())
+        data = iter([packed[:7], packed[7:]]) if chunked else packed
+        reply = send(any_daemon, path, data, encoding, content_type, method)
+        assert reply.status_code == status, reply.text
+        return reply.json()
+
+    rows = random_rows(7, 2000, 16)
+    ask("POST", "/databases/docs", {"dimension": 16, "distance_metric": "euclidean"}, 201)
+    ask("PUT", "/databases/docs", {"dimension": 16, "distance_metric": "euclidean"})
+    ask("POST", "/databases/docs/vectors", {"vector_id": 5000, "data": [0] * 16}, 201)
+    ask("PUT", "/databases/docs/vectors/5001", {"data": [0] * 16}, 201)
+    batch = [{"vector_id": i, "data": [float(x) for x in row]} for i, row in enumerate(rows)]
+    ask("POST", "/databases/docs/vectors/batch", {"vectors": batch})  # long: expanded in pieces
+    ask("POST", "/databases/docs/vectors/batch?first_id=6000&count=2000", rows.tobytes(),
+        content_type="application/octet-stream")
+    found = any_daemon.rows("docs")
+    assert len(found) == 4002
+    for i, row in enumerate(rows):
+        assert found[i] == found[6000 + i] == (row.tobytes(), {})
+    assert ask("POST", "/databases/docs/search", {"data": [0] * 16, "top_k": 1, "filter": {}})["results"]
+    assert ask("POST", "/databases/docs/search/batch", {"searches": [{"data": [0] * 16}] * 3})["results"]
+    assert len(ask("POST", "/databases/docs/vectors/get", {"ids": [1, 2]})["vectors"]) == 2
+    assert ask("POST", "/databases/docs/vectors/scroll", {"limit": 1})["vectors"]
+    assert ask("POST", "/databases/docs/count", {})["count"] == 4002
+    dump = any_daemon.post("/export", {"format": "json"}).content
+    any_daemon.delete("/databases/docs")
+    assert ask("POST", "/import", dump)["imported"] == 4002
+    assert any_daemon.rows("docs") == found
+    any_daemon.delete("/databases/docs")
+    assert ask("POST", "/databases/docs/restore",
+               json.dumps(json.loads(dump)["databases"][0]).encode())["imported"] == 4002
+    assert any_daemon.rows("docs") == found
+    assert ask("POST", "/databases/docs/vectors/delete", {"ids": [1, 2]})["deleted"] == 2
+    ask("POST", "/storage/flush", {})
+
+
+@pytest.mark.parametrize("encoding", ["br", "deflate", "gzip, gzip", "zstd,gzip", "compress", "utf-8"])
+def test_an_unknown_encoding_is_refused_with_the_known_ones(daemon, encoding):
+    for path in ("/databases/docs", "/import"):
+        reply = send(daemon, path, b"xx", encoding)
+        error_of(reply, 415, "unsupported_media_type", encoding, "gzip", "zstd", "identity")
+        assert reply.headers["Accept-Encoding"] == "gzip, zstd"
+
+
+@pytest.mark.parametrize("encoding", ["gzip", "zstd"])
+def test_streams_that_are_not_whole_are_refused(daemon, encoding):
+    daemon.create("docs", 4)
+    body = json.dumps({"vectors": [{"data": [1, 2, 3, i]} for i in range(1000)]}).encode()
+    dump = json.dumps({"databases": [{"name": "other", "schema": {"dimension": 1},
+                                      "vectors": []}]}).encode()
+    for path, text in (("/databases/docs/vectors/batch", body), ("/import", dump)):
+        good = PACKERS[encoding](text)
+        for bad, says in ((good[:-1], "middle"), (good[:len(good) // 2], "middle"), (good[:1], "middle"),
+                          (good + b"{}", "behind the end"), (good + b"\0" * 512, "behind the end"),
+                          (text, f"is not {encoding}"), (b"\0", f"is not {encoding}")):
+            error_of(send(daemon, path, bad, encoding), 400, "invalid_request", says)
+    good = PACKERS["gzip"](body)  # which has a checksum; what ZSTD_compress() makes has none
+    for at in range(20, len(good) - 8, 97):
+        reply = send(daemon, "/databases/docs/vectors/batch",
+                     good[:at] + bytes([good[at] ^ 0xff]) + good[at + 1:], "gzip")
+        assert reply.status_code == 400, reply.text
+    assert daemon.count("docs") == 0
+    # Members one behind the other are one body; no bytes at all are none.
+    reply = send(daemon, "/databases/docs/vectors/batch",
+                 PACKERS[encoding](body[:100]) + PACKERS[encoding](body[100:]), encoding)
+    assert reply.json()["count"] == 1000
+    assert send(daemon, "/databases/docs/count", b"", encoding).status_code == 200
+    assert send(daemon, "/databases/docs/count", iter([]), encoding).status_code == 200
+
+
+def test_the_limit_is_for_what_a_body_expands_to(daemons):
+    daemon = daemons(server_max_body_bytes=65536)
+    daemon.create("docs", 3)
+    for encoding in ("gzip", "zstd"):
+        body = b'{"vector_id":1,"data":[1,2,3]' + b" " * 65506 + b"}"
+        for _ in range(2):  # one byte more is too much, and the connection lives on
+            assert send(daemon, "/databases/docs/vectors", PACKERS[encoding](body), encoding).ok
+            error_of(send(daemon, "/databases/docs/vectors", PACKERS[encoding](body + b" "), encoding),
+                     413, "payload_too_large", "server.max_body_bytes")
+
+
+BOMBS = {"gzip": lambda: gzip_bomb(500), "zstd": lambda: zstd_frame(*b" " * 4000)}
+
+
+@pytest.mark.parametrize("encoding", BOMBS)
+def test_a_bomb_costs_neither_memory_nor_time(daemons, encoding):
+    daemon = daemons(server_max_body_bytes=8 << 20)
+    daemon.create("docs", 4)
+    bomb = BOMBS[encoding]()
+    assert len(bomb) < 600000
+    before, began = daemon.rss_anon(), time.monotonic()
+    for path in ("/databases/docs/vectors/batch", "/databases/docs/search"):
+        for _ in range(3):
+            error_of(send(daemon, path, bomb, encoding), 413, "payload_too_large")
+    assert daemon.rss_anon() - before < (64 << 20) * (4 if SANITIZER else 1)
+    assert time.monotonic() - began < 10 * TIME_SCALE
+
+
+def test_a_streamed_bomb_is_cut_off_without_taking_memory(daemons):
+    daemon = daemons(server_max_body_bytes=1 << 20)
+    before = daemon.rss_anon()
+    error_of(send(daemon, "/import", zstd_frame(*b" " * 20000), "zstd"), 413, "payload_too_large",
+             "times longer")
+    # What gzip can do is let through, and is white space here.
+    error_of(send(daemon, "/import", gzip_bomb(100), "gzip"), 400, "invalid_json")
+    assert daemon.rss_anon() - before < (32 << 20) * (4 if SANITIZER else 1)
+
+
+def test_a_zstd_window_has_a_bound(daemon):
+    daemon.create("docs", 4)
+    for log in (24, 27, 31, 41):
+        error_of(send(daemon, "/databases/docs/count", zstd_frame(32, window_log=log), "zstd"), 400,
+                 "invalid_request", "window", "8 MiB")
+    blank = send(daemon, "/databases/docs/count", zstd_frame(32, window_log=23), "zstd")
+    assert blank.json() == {"count": 0}
+
+
+def test_a_client_that_leaves_in_the_middle_leaves_nothing(daemon):
+    daemon.create("docs", 64)
+    rows = [{"vector_id": i, "data": [float(x) for x in row]}
+            for i, row in enumerate(random_rows(8, 4000, 64))]
+    packed = gzip.compress(json.dumps({"vectors": rows}).encode(), 1)
+    head = ("POST /api/v1/databases/docs/vectors/batch HTTP/1.1\r\nHost: x\r\nContent-Encoding: gzip"
+            f"\r\nContent-Length: {len(packed)}\r\n\r\n").encode()
+    for i in range(8):
+        with socket.create_connection(("127.0.0.1", daemon.port), REQUEST_S) as sock:
+            sock.sendall(head + packed[:len(packed) * i // 8])
+    assert daemon.count("docs") == 0
+    assert send(daemon, "/databases/docs/vectors/batch", packed, "gzip").json()["count"] == 4000

@@ -11,6 +11,8 @@
  *   /meet          two parts that wait for each other
  *   /parts         parts without end, until fake.enough;  /parts?defer: dispatched on a worker
  *   /empty         204
+ *
+ * Content-Encoding: gzip and zstd are for the layer above to expand.
  */
 #include <assert.h>
 #include <pthread.h>
@@ -53,6 +55,8 @@ enum api_next api_begin(struct api_app *app, struct api_request *req, struct api
 {
     (void)app;
     atomic_fetch_add(&fake.begun, 1);
+    if (req->content_encoding)
+        req->encoding = *req->content_encoding == 'g' ? ENCODING_GZIP : ENCODING_ZSTD;
     if (fake_is(req, "/denied")) {
         fake_answer(res, 401);
         buf_str(&res->body, "denied");

@@ -13,6 +13,7 @@
 #include <sched.h>
 #include <sys/socket.h>
 #include <unistd.h>
+#include <zlib.h>
 
 #include "server/http.h"
 #include "server/listener.h"
@@ -556,6 +557,194 @@ static void a_streamed_body_arrives_in_order_and_whole(void **state)
     server_stop(&s);
 }
 
+/* `text` as a gzip stream. */
+static struct buf gzip_of(const char *text, size_t bytes)
+{
+    struct buf to = {0};
+    z_stream z = {0};
+    assert_int_equal(deflateInit2(&z, 1, Z_DEFLATED, MAX_WBITS + 16, 8, Z_DEFAULT_STRATEGY), Z_OK);
+    z.next_in = (z_const Bytef *)(uintptr_t)text;
+    z.avail_in = (uInt)bytes;
+    z.avail_out = (uInt)deflateBound(&z, bytes);
+    z.next_out = (Bytef *)buf_reserve(&to, z.avail_out);
+    assert_int_equal(deflate(&z, Z_FINISH), Z_STREAM_END);
+    to.len = z.total_out;
+    deflateEnd(&z);
+    return to;
+}
+
+static void send_gzip(int fd, const char *target, const struct buf *body, size_t chunk)
+{
+    char head[200];
+    if (chunk) {
+        snprintf(head, sizeof head,
+                 "POST %s HTTP/1.1\r\nHost: x\r\nContent-Encoding: gzip\r\n"
+                 "Transfer-Encoding: chunked\r\n\r\n",
+                 target);
+        client_say(fd, head);
+        for (size_t at = 0; at < body->len; at += chunk) {
+            size_t bytes = body->len - at < chunk ? body->len - at : chunk;
+            snprintf(head, sizeof head, "%zx\r\n", bytes);
+            client_say(fd, head);
+            client_send(fd, body->data + at, bytes);
+            client_say(fd, "\r\n");
+        }
+        client_say(fd, "0\r\n\r\n");
+    } else {
+        snprintf(head, sizeof head,
+                 "POST %s HTTP/1.1\r\nHost: x\r\nContent-Encoding: gzip\r\n"
+                 "Content-Length: %zu\r\n\r\n",
+                 target, body->len);
+        client_say(fd, head);
+        client_send(fd, body->data, body->len);
+    }
+}
+
+static void a_compressed_body_is_expanded(void **state)
+{
+    struct server s;
+    const size_t lengths[] = {0, 1, 100, 65536, 65537, 1000000, BODY_MAX};
+    const size_t chunks[] = {0, 17, 70000};
+    char *text = mem_try(BODY_MAX), want[100];
+    (void)state;
+    for (size_t i = 0; i < BODY_MAX; i++)
+        text[i] = (char)('a' + (i * 2654435761u >> 13) % 16);
+    server_start(&s);
+    int fd = client_connect(&s);
+    for (size_t i = 0; i < sizeof lengths / sizeof *lengths; i++) {
+        struct buf gzip = gzip_of(text, lengths[i]);
+        for (size_t c = 0; c < sizeof chunks / sizeof *chunks; c++) {
+            send_gzip(fd, "/echo", &gzip, chunks[c]);
+            snprintf(want, sizeof want, "POST /echo? %zu %.*s", lengths[i],
+                     lengths[i] < 8 ? (int)lengths[i] : 8, text);
+            EXPECT(fd, "", 200, want);
+        }
+        send_gzip(fd, "/defer", &gzip, 0);
+        snprintf(want, sizeof want, "POST /defer? %zu %.*s", lengths[i],
+                 lengths[i] < 8 ? (int)lengths[i] : 8, text);
+        EXPECT(fd, "", 200, want);
+        buf_free(&gzip);
+    }
+    close(fd);
+    mem_free(text);
+    server_stop(&s);
+}
+
+static void a_compressed_stream_is_expanded_in_slices(void **state)
+{
+    struct server s;
+    const size_t bytes = 3 * BODY_MAX + 5, chunks[] = {0, 1000, 300000};
+    char *text = mem_try(bytes), want[100];
+    unsigned long long sum = 0;
+    (void)state;
+    for (size_t i = 0; i < bytes; i++) {
+        text[i] = (char)(i * 2654435761u >> 13);
+        sum = sum * 31 + (unsigned char)text[i];
+    }
+    snprintf(want, sizeof want, "bytes %zu sum %llu", bytes, sum);
+    struct buf gzip = gzip_of(text, bytes);
+    server_start(&s);
+    int fd = client_connect(&s);
+    for (size_t c = 0; c < sizeof chunks / sizeof *chunks; c++) {
+        send_gzip(fd, "/import", &gzip, chunks[c]);
+        EXPECT(fd, "", 200, want);
+    }
+    gzip.len--;
+    send_gzip(fd, "/import", &gzip, 0);
+    EXPECT(fd, "", 400, "invalid_request: the body ends in the middle of its gzip stream");
+    gzip.len = 1000000; /* broken off and damaged: the first error counts */
+    gzip.data[100000] ^= 0x55;
+    gzip.data[100001] ^= 0x55;
+    send_gzip(fd, "/import?fail", &gzip, 0);
+    struct answer a = client_read(fd, true);
+    assert_int_equal(a.status, 400);
+    mem_free(a.body);
+    close(fd);
+    buf_free(&gzip);
+    mem_free(text);
+    server_stop(&s);
+}
+
+static void a_body_that_cannot_be_expanded_is_refused(void **state)
+{
+    struct server s;
+    char *text = mem_zalloc(BODY_MAX + 1);
+    struct buf gzip = gzip_of(text, BODY_MAX + 1);
+    (void)state;
+    server_start(&s);
+    int fd = client_connect(&s);
+    /* The whole body was read: the connection lives on. */
+    for (size_t chunk = 0; chunk < 200; chunk += 100) {
+        send_gzip(fd, "/echo", &gzip, chunk);
+        EXPECT(fd, "", 413, "payload_too_large: the body is longer than server.max_body_bytes");
+    }
+    buf_free(&gzip);
+    gzip = gzip_of("text", 4);
+    gzip.len--;
+    send_gzip(fd, "/echo", &gzip, 0);
+    EXPECT(fd, "", 400, "invalid_request: the body ends in the middle of its gzip stream");
+    gzip.len++;
+    buf_add(&gzip, "x", 1);
+    send_gzip(fd, "/echo", &gzip, 1);
+    EXPECT(fd, "", 400, "invalid_request: the body goes on behind the end of its gzip stream");
+    EXPECT(fd,
+           "POST /echo HTTP/1.1\r\nHost: x\r\nContent-Encoding: zstd\r\n"
+           "Content-Length: 2\r\n\r\n{}",
+           400, "invalid_request: the body is not zstd, as its Content-Encoding says");
+    EXPECT(fd,
+           "POST /echo HTTP/1.1\r\nHost: x\r\nContent-Encoding: gzip\r\n"
+           "Content-Encoding: gzip\r\nContent-Length: 2\r\n\r\n{}",
+           400, "invalid_request: more than one Content-Encoding");
+    close(fd);
+    /* Damaged at its beginning, and long: the rest goes by. */
+    mem_free(text);
+    const size_t bytes = 5 * BODY_MAX / 6;
+    text = mem_try(bytes);
+    for (size_t i = 0; i < bytes; i++)
+        text[i] = (char)(i * i * 2654435761u >> 20);
+    buf_free(&gzip);
+    gzip = gzip_of(text, bytes);
+    gzip.data[50] ^= 0x55;
+    gzip.data[51] ^= 0x55;
+    gzip.data[52] ^= 0x55;
+    fd = client_connect(&s);
+    send_gzip(fd, "/echo", &gzip, 5000);
+    struct answer a = client_read(fd, true);
+    assert_int_equal(a.status, 400);
+    mem_free(a.body);
+    close(fd);
+    buf_free(&gzip);
+    mem_free(text);
+    server_stop(&s);
+}
+
+static void a_client_may_leave_in_the_middle_of_a_compressed_body(void **state)
+{
+    struct server s;
+    char head[200], *text = mem_try(BODY_MAX);
+    (void)state;
+    for (size_t i = 0; i < BODY_MAX; i++)
+        text[i] = (char)(i * i * 2654435761u >> 20);
+    struct buf gzip = gzip_of(text, BODY_MAX);
+    server_start(&s);
+    for (int i = 0; i < 20; i++) {
+        int fd = client_connect(&s);
+        snprintf(head, sizeof head,
+                 "POST %s HTTP/1.1\r\nHost: x\r\nContent-Encoding: gzip\r\nContent-Length: %zu"
+                 "\r\n\r\n",
+                 i % 2 ? "/import" : "/echo", gzip.len);
+        client_say(fd, head);
+        client_send(fd, gzip.data, gzip.len / 20 * (size_t)i);
+        close(fd);
+    }
+    int fd = client_connect(&s);
+    EXPECT(fd, "GET /echo HTTP/1.1\r\nHost: x\r\n\r\n", 200, "GET /echo? 0 ");
+    close(fd);
+    buf_free(&gzip);
+    mem_free(text);
+    server_stop(&s); /* which asserts that no memory is counted any more */
+}
+
 static void a_streamed_answer_is_whole_or_visibly_broken(void **state)
 {
     struct server s;
@@ -909,6 +1098,10 @@ int main(void)
         cmocka_unit_test(a_request_whose_end_is_unclear_is_400_and_closed),
         cmocka_unit_test(a_long_uri_is_414),
         cmocka_unit_test(a_streamed_body_arrives_in_order_and_whole),
+        cmocka_unit_test(a_compressed_body_is_expanded),
+        cmocka_unit_test(a_compressed_stream_is_expanded_in_slices),
+        cmocka_unit_test(a_body_that_cannot_be_expanded_is_refused),
+        cmocka_unit_test(a_client_may_leave_in_the_middle_of_a_compressed_body),
         cmocka_unit_test(a_streamed_answer_is_whole_or_visibly_broken),
         cmocka_unit_test(a_write_that_does_not_become_durable_is_an_error),
         cmocka_unit_test(many_simultaneous_requests_are_all_answered),
