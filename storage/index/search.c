@@ -4,329 +4,29 @@
  *   1  FILTER   which rows match, as bits (storage/filter)
  *   2  PLAN     exact if there is no graph, if few rows match, or if it is asked for; else scan the
  *               codes of the rows that match, or walk the graph, whichever is cheaper
+ *               (search_plan.c)
  *   3  FIND     candidates by codes, of rows that the graph does not hold yet, too; and those that
  *               have no code
- *   4  RESCORE  the candidates as rows, in float64, until no better one is likely to come
+ *   4  RESCORE  the candidates as rows, until no better one is likely to come (search_rescore.c)
  *   5  READ     the rows that are answered
  *
  * Whatever the plan: if fewer rows come out than were asked for, and more would match, it is done
  * again with more candidates, and at last exactly.
  */
-#include "storage/index/search.h"
-
 #include <inttypes.h>
 #include <math.h>
-#include <stdio.h>
 #include <string.h>
 
 #include "storage/base/clock.h"
 #include "storage/base/mem.h"
 #include "storage/base/metrics.h"
 #include "storage/filter/filter.h"
-#include "storage/index/vector_index.h"
+#include "storage/index/search_private.h"
 
 enum {
     RESULTS_MAX = 20000,
-    EF_MAX = 32768,
-    EXACT_TIMES = 2,            /* that many times what is rescored: compared at once  */
-    PENDING_FEW = 32,           /* so few pending rows as well                         */
-    RESCORE_MIN = 64,           /* rows to be compared at most, whatever k is          */
-    INLINE_ELEMENTS = 450000,   /* numbers of rows that take about 200 us              */
-    ROW_ELEMENTS = 64,          /* so many more is a row, however short it is          */
-    INLINE_CODE_NS = 150 * 1000 /* of codes                                            */
+    PENDING_FEW = 32, /* so few pending rows are compared as rows */
 };
-
-static const double RECALL_DEFAULT = 0.95, RECALL_FILTERED = 0.99;
-
-/* ---- rescoring ---- */
-
-/* The error of codes: what they say less what rows say, over the rows compared so far. */
-struct code_error {
-    double count, mean, squares; /* Welford's sums */
-};
-
-static void note_error(struct code_error *e, double error)
-{
-    double step = error - e->mean;
-    e->count += 1;
-    e->mean += step / e->count;
-    e->squares += step * (error - e->mean);
-}
-
-/* A distance of the metric on the scale of navigation distances, but for a constant. */
-static double on_code_scale(const struct graph *g, double distance)
-{
-    double gain = g->codec.gain;
-    switch (g->codec.metric) {
-    case METRIC_COSINE:
-        return 2 * distance;
-    case METRIC_EUCLIDEAN:
-        return distance * distance * gain * gain;
-    case METRIC_DOT_PRODUCT:
-        return distance * gain * gain;
-    default:
-        return distance * gain;
-    }
-}
-
-/* Is everything from here on too far away, as sure as may be?  Errors are about normal. */
-static bool is_hopeless(const struct graph *g, const struct code_error *e, double worst,
-                        float code_distance)
-{
-    const double sigmas = 4;
-    enum { LEARNED_FROM = 12 };
-    if (isinf(worst) || e->count < LEARNED_FROM) return false;
-    double deviation = sqrt(e->squares / e->count);
-    return code_distance - e->mean - sigmas * deviation > on_code_scale(g, worst);
-}
-
-static void fetch_ahead(struct reader *r, const uint32_t *slots, size_t count)
-{
-    for (size_t i = 0; i < count; i++) {
-        if (slots[i] >= r->slot_count) continue;
-        const char *slot = jvdb_file_read(&r->store->file, REGION_SLOTS, slots[i]);
-        const char *row = jvdb_file_read(&r->store->file, REGION_VECTORS, slots[i]);
-        if (slot) __builtin_prefetch(slot);
-        uint64_t bytes = r->store->row_bytes < 2048 ? r->store->row_bytes : 2048;
-        for (uint64_t at = 0; row && at < bytes; at += 64) {
-            __builtin_prefetch(row + at);
-            __asm__ volatile("" : : : "memory"); /* gcc 12 would keep the first one only */
-        }
-    }
-}
-
-static bool is_id(struct reader *r, const struct slot *s, const struct vector_id *id)
-{
-    char copy[ID_BYTES_MAX];
-    struct vector_id own = slot_id(r, s, copy);
-    return vector_id_compare(&own, id) == 0;
-}
-
-enum err_code search_rescore(struct reader *r, const struct graph *g, const struct exact *e,
-                             const struct vector_id *exclude, const struct code_candidates *c,
-                             size_t most, struct nearest *nearest, uint64_t *compared,
-                             struct err *err)
-{
-    enum { BATCH = 8 };
-    struct code_error error = {0};
-    size_t done = 0;
-    if (most == 0 || most > c->count) most = c->count;
-    fetch_ahead(r, c->slots, c->count < BATCH ? c->count : BATCH);
-    for (size_t at = 0; at < c->count && done < most;) {
-        struct candidate batch[BATCH];
-        const float *rows[BATCH];
-        float codes[BATCH];
-        double distances[BATCH];
-        size_t n = 0;
-        for (; at < c->count && n < BATCH && done + n < most; at++) {
-            uint32_t number = c->slots[at];
-            if (number >= r->slot_count) continue;
-            const struct slot *s = jvdb_file_read(&r->store->file, REGION_SLOTS, number);
-            if (!s) return database_damaged(r->db, "a slot", err);
-            if (!slot_is_visible(s, r->lsn, r->now_ms) || (exclude && is_id(r, s, exclude)))
-                continue;
-            if (is_hopeless(g, &error, nearest_worst(nearest), c->distances[at])) {
-                at = c->count;
-                break;
-            }
-            const float *row = slot_vector(r, number, s);
-            if (!row) return database_damaged(r->db, "a vector", err);
-            batch[n] = (struct candidate){.slot_number = number, .slot = s};
-            codes[n] = c->distances[at];
-            rows[n++] = row;
-        }
-        if (at < c->count && done + n < most) {
-            size_t left = c->count - at;
-            fetch_ahead(r, c->slots + at, left < BATCH ? left : BATCH);
-        }
-        exact_distances(e, rows, n, distances);
-        for (size_t i = 0; i < n; i++) {
-            batch[i].distance = distances[i];
-            note_error(&error, codes[i] - on_code_scale(g, distances[i]));
-            nearest_offer_once(nearest, &batch[i]);
-        }
-        done += n;
-    }
-    *compared += done;
-    return ERR_OK;
-}
-
-/* Rows to compare at most.  One bit a number tells little: what few rows miss, no number of
- * candidates brings back. */
-static size_t rescore_most(const struct graph *g, size_t k, double oversampling)
-{
-    size_t times = g->codec.kind == CODEC_BINARY ? 8 : 1;
-    if (oversampling > 0) return (size_t)((double)k * oversampling) + 1;
-    return times * (3 * k < RESCORE_MIN ? RESCORE_MIN : 3 * k);
-}
-
-enum err_code search_graph_only(struct reader *r, struct graph *g, const float *query, uint32_t ef,
-                                size_t k, uint32_t hidden, uint32_t *slots, double *distances,
-                                size_t *count, uint64_t *distances_computed, struct err *err)
-{
-    struct exact e = exact_init(r->db, query);
-    struct nearest nearest;
-    struct graph_found found;
-    uint64_t compared = 0;
-    struct graph_query gq = {.vector = query, .ef = ef, .hidden = hidden};
-    *count = 0;
-    enum err_code rc = graph_search(g, &gq, &found, err);
-    if (rc) return rc;
-    rc = nearest_init(&nearest, r, k, err);
-    if (rc) return rc;
-    struct code_candidates c = {found.nodes, found.distances, found.count};
-    rc = search_rescore(r, g, &e, NULL, &c, rescore_most(g, k, 0), &nearest, &compared, err);
-    if (!rc) nearest_sort(&nearest);
-    for (size_t i = 0; i < nearest.count && !rc; i++) {
-        slots[i] = nearest.heap[i].slot_number;
-        distances[i] = nearest.heap[i].distance;
-    }
-    *count = rc ? 0 : nearest.count;
-    if (distances_computed) *distances_computed = found.distances_computed;
-    nearest_deinit(&nearest);
-    return rc;
-}
-
-/* ---- one search ---- */
-
-enum plan {
-    PLAN_EXACT,         /* all rows, or all that match                   */
-    PLAN_CODES,         /* the codes of all that match                   */
-    PLAN_WALK,          /* the graph                                     */
-    PLAN_WALK_FILTERED, /* the graph, through rows that do not match     */
-};
-
-struct search {
-    struct reader *r;
-    const struct search_query *query;
-    struct search_report *report;
-    bool may_block;
-    struct exact exact;
-    struct graph *graph; /* NULL: none */
-    struct vector_index_rest rest;
-    size_t wanted; /* results, those to be skipped included */
-
-    uint64_t *bits; /* of rows that match; NULL: no filter */
-    uint64_t allowed;
-    uint64_t *coded; /* `bits`, without those below */
-
-    /* Rows that the graph does not hold (yet) and that match: first those to be compared by their
-     * codes. */
-    uint32_t *loose;
-    size_t loose_coded, loose_count;
-
-    enum plan plan;
-    uint32_t ef;
-    uint32_t frontier, explore; /* of PLAN_WALK_FILTERED */
-    struct nearest nearest;
-    /* Candidates, copied out of the graph's memory. */
-    uint32_t *slots;
-    float *distances;
-    size_t count, cap;
-};
-
-/* Distances on codes that a walk takes, about, and what they cost. */
-static double walk_distances(const struct search *s, double ef)
-{
-    const struct graph_pivots *pivots =
-        atomic_load_explicit(&s->graph->pivots, memory_order_acquire);
-    return 12 * ef + 150 + (pivots ? pivots->count / 4.0 : 0);
-}
-
-static double code_ns(const struct search *s)
-{
-    return 4 + s->graph->codec.code_bytes / 24.0;
-}
-
-enum { WALK_TIMES = 3 }; /* a distance on a walk costs so many of a scan */
-
-static void plan_says(struct search *s, const char *what)
-{
-    if (s->report) snprintf(s->report->plan, sizeof s->report->plan, "%s", what);
-}
-
-/* Candidates of a walk: what was asked for, or what the recall takes. */
-static uint32_t choose_ef(struct search *s, double recall_min)
-{
-    double expected = 0, recall = s->query->recall > 0 ? s->query->recall : RECALL_DEFAULT;
-    if (recall < recall_min) recall = recall_min;
-    uint64_t ef = s->query->ef;
-    if (!ef) ef = vector_index_effort(s->r->store->vectors, recall, s->wanted, &expected);
-    if (s->report) s->report->expected_recall = expected;
-    /* Dead rows are still in the way until a sweep. */
-    uint64_t linked = atomic_load_explicit(&s->graph->linked_count, memory_order_relaxed);
-    uint64_t live = s->r->live_count ? s->r->live_count : 1;
-    if (linked > live) ef = ef * (linked < 4 * live ? linked : 4 * live) / live;
-    if (ef < s->wanted + 1) ef = s->wanted + 1;
-    return ef < EF_MAX ? (uint32_t)ef : EF_MAX;
-}
-
-/* Walk through rows that do not match, or compare the codes of all that do? */
-static void plan_filtered(struct search *s)
-{
-    uint64_t rows = s->r->live_count ? s->r->live_count : 1;
-    double selectivity = (double)s->allowed / (double)rows;
-    /* Their codes would spare too few of them. */
-    if (s->allowed <= EXACT_TIMES * rescore_most(s->graph, s->wanted, s->query->oversampling)) {
-        s->plan = PLAN_EXACT;
-        plan_says(s, "few rows match: each is compared");
-        return;
-    }
-    s->explore = choose_ef(s, RECALL_FILTERED);
-    double ef = s->explore * sqrt(selectivity);
-    if (ef < 2.0 * (double)s->wanted) ef = 2.0 * (double)s->wanted;
-    if (s->query->ef > ef) ef = s->query->ef;
-    s->ef = ef < EF_MAX ? (uint32_t)ef + 1 : EF_MAX;
-    double met = ef / selectivity; /* on the way, if matching rows are as frequent there */
-    s->frontier = 2 * met < EF_MAX ? (uint32_t)(2 * met) : EF_MAX;
-    if (walk_distances(s, met) * WALK_TIMES < (double)s->allowed) {
-        s->plan = PLAN_WALK_FILTERED;
-        plan_says(s, "many rows match: a walk over the graph, past those that do not");
-    } else {
-        s->plan = PLAN_CODES;
-        plan_says(s, "comparing the codes of all rows that match is cheaper than a walk");
-    }
-}
-
-static bool is_long_scan(const struct search *s, uint64_t rows)
-{
-    return rows * (s->r->db->schema.dimension + ROW_ELEMENTS) > INLINE_ELEMENTS;
-}
-
-static enum err_code make_plan(struct search *s, struct err *err)
-{
-    const struct search_query *q = s->query;
-    uint64_t rows = s->bits ? s->allowed : s->r->live_count;
-    s->plan = PLAN_EXACT;
-    if (!s->graph)
-        plan_says(s, "no graph: every row is compared");
-    else if (q->exact || q->recall >= 1)
-        plan_says(s, "exact was asked for: every row is compared");
-    else if (s->wanted >= EF_MAX || s->wanted * 8 > rows)
-        plan_says(s, "a large part of the rows is wanted: every row is compared");
-    else if (s->bits)
-        plan_filtered(s);
-    else {
-        s->plan = PLAN_WALK;
-        s->ef = choose_ef(s, 0);
-        plan_says(s, "a walk over the graph");
-    }
-    if (s->may_block) return ERR_OK;
-
-    double ns = 0;
-    if (s->plan == PLAN_EXACT) {
-        uint64_t looked_at = s->bits ? rows : s->r->slot_count;
-        if (is_long_scan(s, looked_at)) return err_set(err, ERR_WOULD_COMPUTE, "a long scan");
-    } else {
-        if (s->plan == PLAN_CODES)
-            ns = (double)rows * code_ns(s);
-        else
-            ns = walk_distances(s, s->ef) * WALK_TIMES * code_ns(s);
-        ns += (double)(s->rest.tail - s->rest.head) * code_ns(s);
-    }
-    if (ns > INLINE_CODE_NS) return err_set(err, ERR_WOULD_COMPUTE, "a long search");
-    return ERR_OK;
-}
 
 /* ---- finding ---- */
 
@@ -450,7 +150,7 @@ static enum err_code make_coded(struct search *s, struct err *err)
 static enum err_code find_by_codes(struct search *s, struct err *err)
 {
     struct graph_found found;
-    size_t most = rescore_most(s->graph, s->wanted, s->query->oversampling);
+    size_t most = search_rescore_most(s->graph, s->wanted, s->query->oversampling);
     uint32_t nodes = atomic_load_explicit(&s->graph->node_count, memory_order_acquire);
     struct graph_query gq = {
         .vector = s->query->vector,
@@ -475,8 +175,9 @@ static enum err_code find_by_codes(struct search *s, struct err *err)
         if (!rc && (found.gave_up || found.lost_sight || found.count < s->wanted)) {
             s->plan = PLAN_CODES;
             note_walk(s, &found);
-            plan_says(s, "a walk found too few rows that match: the codes of all were compared");
-            if (!s->may_block && (double)s->allowed * code_ns(s) > INLINE_CODE_NS)
+            search_plan_says(
+                s, "a walk found too few rows that match: the codes of all were compared");
+            if (!s->may_block && search_is_long_scan_of_codes(s, s->allowed))
                 rc = err_set(err, ERR_WOULD_COMPUTE, "a long scan of codes");
         }
     } else if (s->plan == PLAN_WALK) {
@@ -484,7 +185,7 @@ static enum err_code find_by_codes(struct search *s, struct err *err)
     }
     if (!rc && s->plan == PLAN_CODES) {
         /* Rows that are dead or excluded may be among them. */
-        gq.ef = most + 64 < EF_MAX ? (uint32_t)most + 64 : EF_MAX;
+        gq.ef = most + 64 < SEARCH_EF_MAX ? (uint32_t)most + 64 : SEARCH_EF_MAX;
         rc = graph_scan(s->graph, &gq, NULL, 0, &found, err);
     }
     if (!rc) rc = keep_found(s, &found, err);
@@ -525,13 +226,13 @@ static enum err_code find(struct search *s, struct err *err)
         if (!rc) rc = find_in_rest(s, err);
         if (rc || s->nearest.count >= due(s)) return rc;
         /* Rows that expired are counted, but not found; rows that died are found, but not seen. */
-        if (attempt == 0 && s->plan == PLAN_WALK && s->ef < EF_MAX / 8) {
+        if (attempt == 0 && s->plan == PLAN_WALK && s->ef < SEARCH_EF_MAX / 8) {
             s->ef *= 8;
             continue;
         }
         s->plan = PLAN_EXACT;
-        plan_says(s, "too few rows came out of the index: every row was compared");
-        if (!s->may_block && is_long_scan(s, s->r->slot_count))
+        search_plan_says(s, "too few rows came out of the index: every row was compared");
+        if (!s->may_block && search_is_long_scan(s, s->r->slot_count))
             return err_set(err, ERR_WOULD_COMPUTE, "a long scan");
     }
     s->nearest.count = 0;
@@ -625,7 +326,7 @@ static enum err_code run(struct search *s, struct search_hit *hits, size_t *coun
     s->exact = exact_init(s->r->db, s->query->vector);
     s->graph = vector_index_graph(s->r->store->vectors, s->r->lsn, &s->rest);
     rc = select_rows(s, err);
-    if (!rc) rc = make_plan(s, err);
+    if (!rc) rc = search_make_plan(s, err);
     if (!rc) rc = nearest_init(&s->nearest, s->r, s->wanted, err);
     if (!rc) rc = find(s, err);
     if (rc) return rc;
