@@ -38,6 +38,7 @@
 #include "storage/checkpoint.h"
 #include "storage/database_private.h"
 #include "storage/filter/columns.h"
+#include "storage/filter/filter_cache.h"
 #include "storage/records.h"
 #include "storage/visibility.h"
 
@@ -63,6 +64,7 @@ struct store *store_new(const struct schema *schema)
     store->vectors = vector_index_new(schema);
     store->visibility = visibility_new();
     store->columns = columns_new();
+    store->filters = filter_cache_new();
     return store;
 }
 
@@ -70,6 +72,7 @@ void store_free(struct store *store)
 {
     if (!store) return;
     vector_index_free(store->vectors);
+    filter_cache_free(store->filters);
     columns_free(store->columns);
     visibility_free(store->visibility);
     jvdb_file_deinit(&store->file);
@@ -207,7 +210,8 @@ uint64_t database_filter_bytes(struct database *db)
     epoch_enter();
     const struct store *store = atomic_load_explicit(&db->store, memory_order_acquire);
     columns_info(store->columns, &info);
-    uint64_t bytes = info.bytes + visibility_memory(store->visibility);
+    uint64_t bytes =
+        info.bytes + visibility_memory(store->visibility) + filter_cache_bytes(store->filters);
     epoch_leave();
     return bytes;
 }

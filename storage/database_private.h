@@ -48,6 +48,7 @@ struct store {
     struct vector_index *vectors;  /* never NULL; the search index: index is that of ids */
     struct visibility *visibility; /* never NULL */
     struct columns *columns;       /* never NULL; of metadata */
+    struct filter_cache *filters;  /* never NULL; what they found */
     /* What the file has of `vectors`: of which graph (0: of none), linked up to which position of
      * the pending.  Stored by the checkpoint. */
     _Atomic uint32_t saved_seed;
@@ -208,7 +209,8 @@ MUST_CHECK enum err_code database_lock_writer(struct database *db, bool may_bloc
 MUST_CHECK enum err_code database_commit(struct database *db, struct row_op *ops, size_t count,
                                          uint64_t *lsn, struct err *err);
 
-/* Memory of what filters use (visibility.h, filter/columns.h) in bytes.  Any thread. */
+/* Memory of what filters use (visibility.h, filter/columns.h, filter/filter_cache.h) in bytes.  Any
+ * thread. */
 uint64_t database_filter_bytes(struct database *db);
 
 /* ---- reader.c ---- */

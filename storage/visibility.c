@@ -24,6 +24,7 @@ struct chunk {
     _Atomic uint64_t changed[CHUNK_WORDS];  /* LSN of the last birth or death */
     _Atomic uint64_t born[CHUNK_WORDS];     /* LSN of the last birth          */
     _Atomic uint64_t last_born;             /* the greatest of these          */
+    _Atomic uint64_t last_changed;          /* the greatest of `changed`      */
 };
 
 /* Replaced by a longer one as a whole. */
@@ -35,6 +36,7 @@ struct directory {
 struct visibility {
     _Atomic(struct directory *) directory;
     _Atomic uint64_t bytes;
+    _Atomic bool has_expiring; /* some chunk has, or had, a row that expires */
 };
 
 #define LOAD(x)                 atomic_load_explicit(&(x), memory_order_acquire)
@@ -125,6 +127,8 @@ void visibility_birth(struct visibility *v, uint32_t slot, uint32_t slot_count, 
     raise(&c->changed[group], lsn);
     raise(&c->born[group], lsn);
     raise(&c->last_born, lsn);
+    raise(&c->last_changed, lsn);
+    if (expires) STORE_RELAXED(v->has_expiring, true);
     STORE(c->expiring[group], expires ? expiring | bit : expiring & ~bit);
     STORE(c->live[group], LOAD_RELAXED(c->live[group]) | bit);
 }
@@ -135,6 +139,7 @@ void visibility_death(struct visibility *v, uint32_t slot, uint64_t lsn)
     struct chunk *c = find_chunk(v, slot / CHUNK_SLOTS);
     if (!c) return;
     raise(&c->changed[group], lsn);
+    raise(&c->last_changed, lsn);
     STORE(c->live[group], LOAD_RELAXED(c->live[group]) & ~(UINT64_C(1) << slot % GROUP_SLOTS));
 }
 
@@ -164,6 +169,8 @@ static bool fill_group(struct store *st, struct chunk *c, uint32_t group, uint32
     STORE_RELAXED(c->changed[group], born > changed ? born : changed);
     STORE_RELAXED(c->live[group], live);
     raise(&c->last_born, born);
+    raise(&c->last_changed, born > changed ? born : changed);
+    if (expiring) STORE_RELAXED(st->visibility->has_expiring, true);
     return true;
 }
 
@@ -270,4 +277,16 @@ bool visibility_changed_after(struct reader *r, uint32_t first_slot, uint64_t ls
 {
     const struct chunk *c = find_chunk(r->store->visibility, first_slot / CHUNK_SLOTS);
     return !c || LOAD(c->changed[first_slot % CHUNK_SLOTS / GROUP_SLOTS]) > lsn;
+}
+
+bool visibility_chunk_changed_after(struct reader *r, uint32_t chunk, uint64_t lsn)
+{
+    const struct chunk *c = find_chunk(r->store->visibility, chunk);
+    return !c || LOAD(c->last_changed) > lsn;
+}
+
+bool visibility_is_timeless(struct reader *r)
+{
+    /* In this order: who sees a chunk sees what it was filled with. */
+    return visibility_untracked(r) == 0 && !LOAD_RELAXED(r->store->visibility->has_expiring);
 }

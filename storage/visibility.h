@@ -58,5 +58,10 @@ MUST_CHECK enum err_code visibility_born_after(struct reader *r, uint32_t chunk,
 /* R: has the group with this first slot changed (a birth or a death) after `lsn`?  True when that
  * is not known. */
 bool visibility_changed_after(struct reader *r, uint32_t first_slot, uint64_t lsn);
+/* R: the same for a chunk. */
+bool visibility_chunk_changed_after(struct reader *r, uint32_t chunk, uint64_t lsn);
+/* R: which rows the snapshot has depends on its LSN alone: all chunks have words, and none of its
+ * rows expires.  False, too, if there was a row that expires in the store. */
+bool visibility_is_timeless(struct reader *r);
 
 #endif

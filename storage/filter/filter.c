@@ -428,6 +428,8 @@ enum err_code filter_compile(const struct filter_node *tree, const char *options
         size_t bytes = c.leaves[i].regex ? regex_workspace_bytes(c.leaves[i].regex) : 0;
         if (bytes > f->regex_bytes) f->regex_bytes = bytes;
     }
+    rc = filter_set_key(f, arena, err);
+    if (rc) return rc;
     *out = f;
     return ERR_OK;
 }

@@ -97,6 +97,26 @@ MUST_CHECK enum err_code filter_select_again(struct reader *r, const struct filt
                                              uint64_t since, uint64_t *bits, uint64_t *count,
                                              struct err *err);
 
+/* The same rows in the shorter of two forms. */
+struct filter_rows {
+    const uint32_t *slots; /* `count` of them, ascending; NULL: as bits       */
+    const uint64_t *bits;  /* as of filter_select(); NULL: as a list          */
+    uint64_t count;
+    bool from_cache; /* they were known, of this snapshot or an older one     */
+    void *own;       /* private */
+};
+
+/* What filter_select() would select, for a filter that is likely to come again: from its second use
+ * on, the rows are kept for the next (filter_cache.h), and brought up to date then.  `filter` is
+ * not NULL.  What is found can be used until filter_rows_deinit(), which comes before reader_end(),
+ * and in any case.  Errors as of filter_select(). */
+MUST_CHECK enum err_code filter_find_rows(struct reader *r, const struct filter *filter,
+                                          bool may_block, struct filter_rows *rows,
+                                          struct err *err);
+void filter_rows_deinit(struct filter_rows *rows); /* a zeroed one is fine */
+/* As bits, in room for filter_words(r) words. */
+void filter_rows_to_bits(const struct filter_rows *rows, const struct reader *r, uint64_t *bits);
+
 /* Words of `bits` for filter_select(). */
 static inline size_t filter_words(const struct reader *r)
 {

@@ -54,7 +54,16 @@ struct filter {
     uint32_t path_count;
     uint32_t id_field;  /* UINT32_MAX: none */
     size_t regex_bytes; /* the largest workspace */
+    /* The same bytes for the same conditions on the same fields, other bytes for others; NULL: they
+     * would be more than FILTER_KEY_BYTES_MAX. */
+    const uint8_t *key;
+    uint32_t key_bytes;
+    uint64_t hash; /* of the key */
 };
+
+enum { FILTER_KEY_BYTES_MAX = 4096 };
+/* Set key and hash of a filter that is complete otherwise (filter_key.c).  ERR_NOMEM. */
+MUST_CHECK enum err_code filter_set_key(struct filter *f, struct arena *arena, struct err *err);
 
 /* Does the condition hold for one value?  `workspace`: filter.regex_bytes, 8-byte aligned. */
 bool leaf_holds(const struct leaf *leaf, const struct value *v, void *workspace);
