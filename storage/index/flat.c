@@ -73,7 +73,7 @@ enum err_code flat_scan(struct reader *r, const struct exact *e, const struct ve
 
 enum err_code flat_scan_list(struct reader *r, const struct exact *e,
                              const struct vector_id *exclude, const uint32_t *slots, size_t count,
-                             struct nearest *nearest, struct err *err)
+                             bool once, struct nearest *nearest, struct err *err)
 {
     struct batch b = {.count = 0};
     for (size_t i = 0; i < count; i++) {
@@ -82,8 +82,8 @@ enum err_code flat_scan_list(struct reader *r, const struct exact *e,
         if (!s) return database_damaged(r->db, "a slot", err);
         enum err_code rc = add(r, exclude, slots[i], s, &b, err);
         if (rc) return rc;
-        if (b.count == EXACT_ROWS_MAX) compare(e, &b, true, nearest);
+        if (b.count == EXACT_ROWS_MAX) compare(e, &b, once, nearest);
     }
-    compare(e, &b, true, nearest);
+    compare(e, &b, once, nearest);
     return ERR_OK;
 }

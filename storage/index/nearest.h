@@ -64,10 +64,11 @@ struct vector_id slot_id(struct reader *r, const struct slot *s, char copy[ID_BY
 MUST_CHECK enum err_code flat_scan(struct reader *r, const struct exact *e,
                                    const struct vector_id *exclude, const uint64_t *bits,
                                    struct nearest *nearest, struct err *err);
-/* The same for the `count` slots of a list (in the order of the list), some of which may have been
- * offered before. */
+/* The same for the `count` slots of a list (in the order of the list); with `once` some of them may
+ * have been offered before. */
 MUST_CHECK enum err_code flat_scan_list(struct reader *r, const struct exact *e,
                                         const struct vector_id *exclude, const uint32_t *slots,
-                                        size_t count, struct nearest *nearest, struct err *err);
+                                        size_t count, bool once, struct nearest *nearest,
+                                        struct err *err);
 
 #endif

@@ -17,6 +17,7 @@
 #include <math.h>
 #include <string.h>
 
+#include "storage/base/bits.h"
 #include "storage/base/clock.h"
 #include "storage/base/mem.h"
 #include "storage/base/metrics.h"
@@ -68,9 +69,22 @@ static enum err_code rescore(struct search *s, size_t most, struct err *err)
     return rc;
 }
 
+/* Have the rows that match as bits. */
+static enum err_code need_bits(struct search *s, struct err *err)
+{
+    if (s->bits || !s->query->filter) return ERR_OK;
+    s->bits = s->rows.bits;
+    if (s->bits) return ERR_OK;
+    s->own_bits = mem_try((filter_words(s->r) + 1) * sizeof *s->own_bits);
+    if (!s->own_bits) return err_set(err, ERR_NOMEM, "out of memory for a filter");
+    filter_rows_to_bits(&s->rows, s->r, s->own_bits);
+    s->bits = s->own_bits;
+    return ERR_OK;
+}
+
 static bool matches(const struct search *s, uint32_t slot)
 {
-    return slot < s->r->slot_count && (!s->bits || s->bits[slot / 64] >> slot % 64 & 1);
+    return slot < s->r->slot_count && (!s->bits || bits_has(s->bits, slot));
 }
 
 /* A pending row that has ended, before this snapshot.  Of a row that is replaced again and again
@@ -89,6 +103,8 @@ static enum err_code gather_rest(struct search *s, struct err *err)
     const struct vector_index_rest *rest = &s->rest;
     size_t room = (size_t)(rest->tail - rest->head) + rest->aside_count;
     if (room == 0) return ERR_OK;
+    enum err_code rc = need_bits(s, err);
+    if (rc) return rc;
     s->loose = mem_try(room * sizeof *s->loose);
     if (!s->loose) return err_set(err, ERR_NOMEM, "out of memory for %zu rows", room);
     uint64_t i = rest->head;
@@ -120,7 +136,7 @@ static enum err_code find_in_rest(struct search *s, struct err *err)
     if (count == 0) return ERR_OK;
     uint64_t begun = s->report ? clock_ns() : 0;
     enum err_code rc = flat_scan_list(s->r, &s->exact, s->query->exclude, s->loose + s->loose_coded,
-                                      count, &s->nearest, err);
+                                      count, true, &s->nearest, err);
     if (s->report) {
         s->report->row_distances += count;
         s->report->unlinked_ns += clock_ns() - begun;
@@ -132,7 +148,9 @@ static enum err_code find_in_rest(struct search *s, struct err *err)
 static enum err_code make_coded(struct search *s, struct err *err)
 {
     if (s->coded) return ERR_OK;
-    size_t words = ((size_t)s->r->slot_count + 63) / 64;
+    enum err_code rc = need_bits(s, err);
+    if (rc) return rc;
+    size_t words = filter_words(s->r);
     s->coded = mem_try((words + 1) * sizeof *s->coded);
     if (!s->coded) return err_set(err, ERR_NOMEM, "out of memory for a filter");
     memcpy(s->coded, s->bits, words * sizeof *s->coded);
@@ -145,6 +163,21 @@ static enum err_code make_coded(struct search *s, struct err *err)
         if (slot < s->r->slot_count) s->coded[slot / 64] &= ~((uint64_t)1 << slot % 64);
     }
     return ERR_OK;
+}
+
+/* A list of rows that match, all of which the graph holds. */
+static bool is_all_linked_list(const struct search *s)
+{
+    return s->rows.slots && s->rest.head == s->rest.tail && s->rest.aside_count == 0;
+}
+
+/* How many of the list are among the first `nodes`. */
+static uint32_t listed_nodes(const struct search *s, uint32_t nodes)
+{
+    uint64_t count = s->rows.count;
+    while (count && s->rows.slots[count - 1] >= nodes)
+        count--;
+    return (uint32_t)count;
 }
 
 static enum err_code find_by_codes(struct search *s, struct err *err)
@@ -161,8 +194,9 @@ static enum err_code find_by_codes(struct search *s, struct err *err)
         .loose_count = (uint32_t)s->loose_coded,
     };
     enum err_code rc = ERR_OK;
+    bool is_list = s->plan == PLAN_CODES && is_all_linked_list(s);
     uint64_t begun = s->report ? clock_ns() : 0;
-    if (s->plan != PLAN_WALK) {
+    if (s->plan != PLAN_WALK && !is_list) {
         rc = make_coded(s, err);
         if (rc) return rc;
         gq.allowed = s->coded;
@@ -186,7 +220,8 @@ static enum err_code find_by_codes(struct search *s, struct err *err)
     if (!rc && s->plan == PLAN_CODES) {
         /* Rows that are dead or excluded may be among them. */
         gq.ef = most + 64 < SEARCH_EF_MAX ? (uint32_t)most + 64 : SEARCH_EF_MAX;
-        rc = graph_scan(s->graph, &gq, NULL, 0, &found, err);
+        uint32_t count = is_list ? listed_nodes(s, gq.allowed_nodes) : 0;
+        rc = graph_scan(s->graph, &gq, is_list ? s->rows.slots : NULL, count, &found, err);
     }
     if (!rc) rc = keep_found(s, &found, err);
     uint64_t walked = s->report ? clock_ns() : 0;
@@ -201,9 +236,13 @@ static enum err_code find_by_codes(struct search *s, struct err *err)
 static enum err_code find_exactly(struct search *s, struct err *err)
 {
     uint64_t begun = s->report ? clock_ns() : 0;
-    enum err_code rc = flat_scan(s->r, &s->exact, s->query->exclude, s->bits, &s->nearest, err);
+    const struct vector_id *exclude = s->query->exclude;
+    enum err_code rc = s->rows.slots
+                           ? flat_scan_list(s->r, &s->exact, exclude, s->rows.slots, s->rows.count,
+                                            false, &s->nearest, err)
+                           : flat_scan(s->r, &s->exact, exclude, s->rows.bits, &s->nearest, err);
     if (s->report) {
-        s->report->row_distances += s->bits ? s->allowed : s->r->live_count;
+        s->report->row_distances += search_rows(s);
         s->report->rescore_ns += clock_ns() - begun;
     }
     return rc;
@@ -212,7 +251,7 @@ static enum err_code find_exactly(struct search *s, struct err *err)
 /* Results that there must be. */
 static uint64_t due(const struct search *s)
 {
-    uint64_t rows = s->bits ? s->allowed : s->r->live_count;
+    uint64_t rows = search_rows(s);
     if (rows > 0 && s->query->exclude) rows--;
     return rows < s->wanted ? rows : s->wanted;
 }
@@ -266,11 +305,8 @@ static enum err_code select_rows(struct search *s, struct err *err)
     s->allowed = UINT64_MAX;
     if (!s->query->filter) return ERR_OK;
     uint64_t begun = s->report ? clock_ns() : 0;
-    size_t words = ((size_t)s->r->slot_count + 63) / 64;
-    s->bits = mem_try((words + 1) * sizeof *s->bits);
-    if (!s->bits) return err_set(err, ERR_NOMEM, "out of memory for a filter");
-    enum err_code rc =
-        filter_select(s->r, s->query->filter, s->may_block, s->bits, &s->allowed, err);
+    enum err_code rc = filter_find_rows(s->r, s->query->filter, s->may_block, &s->rows, err);
+    s->allowed = s->rows.count;
     if (s->report) {
         s->report->allowed = s->allowed;
         s->report->filter_ns = clock_ns() - begun;
@@ -338,6 +374,7 @@ static enum err_code run(struct search *s, struct search_hit *hits, size_t *coun
         s->report->ef = s->plan == PLAN_EXACT ? 0 : s->ef;
         s->report->allowed = s->allowed;
         if (s->plan == PLAN_EXACT) s->report->expected_recall = 1;
+        if (s->rows.from_cache) search_plan_adds(s, "; which rows match was known");
     }
     stat_add(STAT_SEARCHES, 1);
     return rc;
@@ -353,7 +390,8 @@ enum err_code reader_search(struct reader *r, const struct search_query *query, 
     enum err_code rc = run(&s, hits, count, err);
     if (rc) *count = 0;
     nearest_deinit(&s.nearest);
-    mem_free(s.bits);
+    filter_rows_deinit(&s.rows);
+    mem_free(s.own_bits);
     mem_free(s.coded);
     mem_free(s.loose);
     mem_free(s.slots);

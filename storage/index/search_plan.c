@@ -3,6 +3,7 @@
  */
 #include <math.h>
 #include <stdio.h>
+#include <string.h>
 
 #include "storage/index/search_private.h"
 
@@ -33,6 +34,12 @@ enum { WALK_TIMES = 3 }; /* a distance on a walk costs so many of a scan */
 void search_plan_says(struct search *s, const char *what)
 {
     if (s->report) snprintf(s->report->plan, sizeof s->report->plan, "%s", what);
+}
+
+void search_plan_adds(struct search *s, const char *what)
+{
+    size_t said = strlen(s->report->plan);
+    snprintf(s->report->plan + said, sizeof s->report->plan - said, "%s", what);
 }
 
 /* Candidates of a walk: what was asked for, or what the recall takes. */
@@ -92,7 +99,7 @@ bool search_is_long_scan_of_codes(const struct search *s, uint64_t codes)
 enum err_code search_make_plan(struct search *s, struct err *err)
 {
     const struct search_query *q = s->query;
-    uint64_t rows = s->bits ? s->allowed : s->r->live_count;
+    uint64_t rows = search_rows(s);
     s->plan = PLAN_EXACT;
     if (!s->graph)
         search_plan_says(s, "no graph: every row is compared");
@@ -100,7 +107,7 @@ enum err_code search_make_plan(struct search *s, struct err *err)
         search_plan_says(s, "exact was asked for: every row is compared");
     else if (s->wanted >= SEARCH_EF_MAX || s->wanted * 8 > rows)
         search_plan_says(s, "a large part of the rows is wanted: every row is compared");
-    else if (s->bits)
+    else if (q->filter)
         plan_filtered(s);
     else {
         s->plan = PLAN_WALK;
@@ -111,7 +118,7 @@ enum err_code search_make_plan(struct search *s, struct err *err)
 
     double ns = 0;
     if (s->plan == PLAN_EXACT) {
-        uint64_t looked_at = s->bits ? rows : s->r->slot_count;
+        uint64_t looked_at = q->filter ? rows : s->r->slot_count;
         if (search_is_long_scan(s, looked_at))
             return err_set(err, ERR_WOULD_COMPUTE, "a long scan");
     } else {

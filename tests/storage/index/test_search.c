@@ -200,6 +200,70 @@ static void few_rows_that_match_are_compared_at_once(void **state)
     graph_db_close(db);
 }
 
+static const struct filter *last_rows(uint64_t rows, uint64_t of, struct value *from,
+                                      struct arena *arena)
+{
+    *from = (struct value){.kind = VALUE_NUMBER, .number = number_from_u64(of - rows)};
+    struct filter_node node = {.op = FILTER_GTE, .values = from, .value_count = 1, .where = "id"};
+    const struct filter *filter;
+    assert_int_equal(filter_compile(&node, NULL, arena, &filter, &err), ERR_OK);
+    return filter;
+}
+
+static bool was_known(const struct answer *a)
+{
+    return strstr(a->report.plan, "which rows match was known") != NULL;
+}
+
+/* A filter is used for the first time, and again. */
+static void check_known_filter(struct database *db, uint64_t rows, uint64_t of)
+{
+    enum { QUERIES = 20 };
+    static struct answer first[QUERIES];
+    struct arena arena = {0};
+    struct value from;
+    float query[GRAPH_DB_DIMENSION];
+    for (uint64_t i = 0; i < 3 * QUERIES; i++) {
+        graph_db_vector(i % QUERIES * 7, 1, query);
+        struct search_query q = {.vector = query, .top_k = K};
+        /* Another filter for each query, so that in the first round it is new. */
+        q.filter = last_rows(rows - i % QUERIES, of, &from, &arena);
+        struct answer a = ask(db, &q), *want = &first[i % QUERIES];
+        if (i < QUERIES) *want = a;
+        assert_true(was_known(&a) == (i >= 2 * QUERIES));
+        assert_int_equal(a.report.allowed, rows - i % QUERIES);
+        assert_int_equal(a.report.strategy, want->report.strategy);
+        assert_int_equal(a.count, K);
+        assert_memory_equal(a.id, want->id, sizeof a.id);
+        assert_memory_equal(a.distance, want->distance, sizeof a.distance);
+    }
+    arena_free(&arena);
+}
+
+/* Compared as rows, by their codes, by a walk. */
+static void answers_are_the_same_when_it_is_known_which_rows_match(void **state)
+{
+    (void)state;
+    static const uint64_t rows[] = {100, 400, ROWS - 300};
+    struct database *db = database_with_pending_rows();
+    for (int i = 0; i < 3; i++)
+        check_known_filter(db, rows[i], ROWS + MORE);
+    graph_db_close(db);
+}
+
+static void the_same_without_pending_rows(void **state)
+{
+    (void)state;
+    static const uint64_t rows[] = {100, 400, ROWS - 300};
+    graph_db_create();
+    struct database *db = graph_db_open();
+    graph_db_put(db, 0, ROWS, 1);
+    graph_db_link(db, CODEC_INT8);
+    for (int i = 0; i < 3; i++)
+        check_known_filter(db, rows[i], ROWS);
+    graph_db_close(db);
+}
+
 /* Around the query no row matches, for farther than a walk sees; but there is a way to rows that
  * do, and are not the nearest. */
 static void what_matches_is_found_far_from_the_query(void **state)
@@ -272,6 +336,8 @@ int main(void)
         temp_dir_test(rows_between_pending_and_linked_are_found_once),
         temp_dir_test(filters_are_for_pending_rows_as_well),
         temp_dir_test(few_rows_that_match_are_compared_at_once),
+        temp_dir_test(answers_are_the_same_when_it_is_known_which_rows_match),
+        temp_dir_test(the_same_without_pending_rows),
         temp_dir_test(what_matches_is_found_far_from_the_query),
         temp_dir_test(a_row_that_is_replaced_again_and_again_is_found),
     };
