@@ -44,12 +44,15 @@ static bool list_row(void *ctx, const struct row *row)
 static enum err_code select_rows(struct api_request *req, struct reader *r, const struct page *page,
                                  uint64_t **bits, struct err *err)
 {
-    uint64_t count;
+    struct filter_rows rows;
     *bits = NULL;
     if (!page->filter) return ERR_OK;
     *bits = arena_alloc(&req->arena, (filter_words(r) + 1) * sizeof **bits);
     if (!*bits) return err_set(err, ERR_NOMEM, "out of memory for a filter");
-    enum err_code rc = filter_select(r, page->filter, req->may_block, *bits, &count, err);
+    enum err_code rc = filter_find_rows(r, page->filter, req->may_block, &rows, err);
+    if (!rc) filter_rows_to_bits(&rows, r, *bits);
+    uint64_t count = rows.count;
+    filter_rows_deinit(&rows);
     if (rc || req->may_block) return rc;
     /* As many entries of the index are looked at as it takes to find so many that match. */
     uint64_t entries = page->limit < count ? r->live_count / count * page->limit : r->live_count;

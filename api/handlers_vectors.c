@@ -328,9 +328,11 @@ static enum err_code scan_filter(struct api_request *req, const struct database 
 static enum err_code count_matching(struct reader *r, const struct filter *filter,
                                     struct api_request *req, uint64_t *count, struct err *err)
 {
-    uint64_t *bits = arena_alloc(&req->arena, (filter_words(r) + 1) * sizeof *bits);
-    if (!bits) return err_set(err, ERR_NOMEM, "out of memory for a filter");
-    return filter_select(r, filter, req->may_block, bits, count, err);
+    struct filter_rows rows;
+    enum err_code rc = filter_find_rows(r, filter, req->may_block, &rows, err);
+    *count = rows.count;
+    filter_rows_deinit(&rows);
+    return rc;
 }
 
 enum err_code vectors_count(struct api_app *app, struct api_request *req, struct api_response *res,

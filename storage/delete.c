@@ -216,12 +216,16 @@ enum err_code database_delete(struct database *db, const struct vector_id *ids, 
 static enum err_code select_to_delete(struct rows_to_delete *d, bool may_block, struct err *err)
 {
     struct reader r;
+    struct filter_rows rows = {0};
     reader_begin_at(&d->snapshot, &r);
     d->words = filter_words(&r) + 1;
     d->bits = mem_try(d->words * sizeof *d->bits);
-    enum err_code rc = d->bits ? filter_select(&r, d->filter, may_block, d->bits, &d->count, err)
+    enum err_code rc = d->bits ? filter_find_rows(&r, d->filter, may_block, &rows, err)
                                : err_set(err, ERR_NOMEM, "out of memory for a filter");
+    if (!rc) filter_rows_to_bits(&rows, &r, d->bits);
     if (!rc) d->bits[d->words - 1] = 0;
+    d->count = rows.count;
+    filter_rows_deinit(&rows);
     reader_end(&r);
     return rc;
 }
