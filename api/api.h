@@ -64,7 +64,8 @@ enum api_next { API_DONE, API_BODY, API_STREAM, API_DEFER, API_PARTS };
 /* What a body is made of, by its Content-Type. */
 enum api_form {
     FORM_JSON,
-    FORM_FLOATS, /* little-endian float32 numbers */
+    FORM_FLOATS, /* little-endian float32 numbers          */
+    FORM_LINES,  /* JSON objects, one a line; always streamed */
 };
 
 /* How a body is compressed, by its Content-Encoding. */

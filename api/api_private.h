@@ -144,6 +144,14 @@ MUST_CHECK enum err_code schema_from_json(const struct api_app *app, const json_
  * default. */
 void put_schema_options(struct buf *out, const struct schema *schema);
 
+/* handlers_batch_lines.c: a batch as NDJSON, piece by piece, and its answer. */
+MUST_CHECK enum err_code lines_feed(struct api_app *app, struct api_request *req, const char *data,
+                                    size_t len, struct err *err);
+MUST_CHECK enum err_code lines_answer(struct api_app *app, struct api_request *req,
+                                      struct api_response *res, struct err *err);
+/* The LSN of the last write that a reader would see. */
+uint64_t database_lsn_now(struct database *db);
+
 /* handlers_dumps.c */
 MUST_CHECK enum err_code dumps_feed(struct api_app *app, struct api_request *req, const char *data,
                                     size_t len, struct err *err);

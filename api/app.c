@@ -219,9 +219,19 @@ static bool find_form(struct api_request *req)
     const char *type = req->content_type;
     req->form = FORM_JSON;
     if (!type || !*type || is_json_type(type)) return true;
-    if (req->route->body != BODY_BATCH || !is_type(type, "application/octet-stream")) return false;
-    req->form = FORM_FLOATS;
+    if (req->route->body != BODY_BATCH) return false;
+    if (is_type(type, "application/octet-stream"))
+        req->form = FORM_FLOATS;
+    else if (is_type(type, "application/x-ndjson"))
+        req->form = FORM_LINES;
+    else
+        return false;
     return true;
+}
+
+static bool is_streamed(const struct api_request *req)
+{
+    return req->route->body == BODY_STREAM || req->form == FORM_LINES;
 }
 
 /* False: nobody here can expand it. */
@@ -260,11 +270,12 @@ static enum err_code check_body(const struct api_app *app, struct api_request *r
                        req->content_encoding);
     }
     if (!form_is_known)
-        return err_set(err, ERR_UNSUPPORTED_MEDIA_TYPE,
-                       "Content-Type %.80s is not supported here; send application/json%s",
-                       req->content_type,
-                       req->route->body == BODY_BATCH ? " or application/octet-stream" : "");
-    if (req->route->body != BODY_STREAM && req->content_length > app->options.max_body_bytes)
+        return err_set(
+            err, ERR_UNSUPPORTED_MEDIA_TYPE,
+            "Content-Type %.80s is not supported here; send application/json%s", req->content_type,
+            req->route->body == BODY_BATCH ? ", application/x-ndjson or application/octet-stream"
+                                           : "");
+    if (!is_streamed(req) && req->content_length > app->options.max_body_bytes)
         return err_set(err, ERR_PAYLOAD_TOO_LARGE,
                        "the body has %" PRIu64 " bytes; server.max_body_bytes is %" PRIu64,
                        req->content_length, app->options.max_body_bytes);
@@ -320,9 +331,9 @@ enum api_next api_begin(struct api_app *app, struct api_request *req, struct api
         return finish(app, req, res);
     }
     /* Each piece of a stream is deferred, and of a body that has to be expanded. */
-    req->waits = req->route->thread == THREAD_WORKER ||
+    req->waits = req->route->thread == THREAD_WORKER || is_streamed(req) ||
                  (req->encoding != ENCODING_IDENTITY && req->route->scope >= SCOPE_WRITE);
-    return req->route->body == BODY_STREAM ? API_STREAM : API_BODY;
+    return is_streamed(req) ? API_STREAM : API_BODY;
 }
 
 enum err_code api_feed(struct api_app *app, struct api_request *req, const char *data, size_t len,
@@ -332,7 +343,8 @@ enum err_code api_feed(struct api_app *app, struct api_request *req, const char 
         *err = req->feed_err;
         return req->feed_rc;
     }
-    enum err_code rc = dumps_feed(app, req, data, len, err);
+    enum err_code rc = req->form == FORM_LINES ? lines_feed(app, req, data, len, err)
+                                               : dumps_feed(app, req, data, len, err);
     if (rc) {
         req->feed_rc = rc;
         req->feed_err = *err;
@@ -367,7 +379,7 @@ enum api_next api_dispatch(struct api_app *app, struct api_request *req, struct 
     }
     if (!rc && req->part) return API_PARTS;
     if (rc) {
-        if (route->body == BODY_STREAM) res->close = true; /* part of the body may be unread */
+        if (is_streamed(req)) res->close = true; /* part of the body may be unread */
         api_fail(req, res, &err);
     }
     if (strcmp(req->method, "HEAD") == 0 && res->produce) {

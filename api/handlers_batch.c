@@ -1,5 +1,6 @@
 /*
- * handlers_batch.c - many rows in one write: as JSON, or as raw float32 rows.
+ * handlers_batch.c - many rows in one write: as JSON, or as raw float32 rows.  (As lines:
+ * handlers_batch_lines.c.)
  *
  * Raw rows are stored from where they arrived: the body is the array of vectors, and nothing is
  * copied or converted on the way to the log and the file.
@@ -101,7 +102,7 @@ static enum err_code json_rows(struct api_request *req, const struct database *d
 
 /* ---- either ---- */
 
-static uint64_t lsn_now(struct database *db)
+uint64_t database_lsn_now(struct database *db)
 {
     struct reader r;
     reader_begin(db, &r);
@@ -140,6 +141,7 @@ enum err_code vectors_batch(struct api_app *app, struct api_request *req, struct
     bool is_raw = req->form == FORM_FLOATS;
     uint64_t lsn = 0, first_id = 0, count = 0;
 
+    if (req->form == FORM_LINES) return lines_answer(app, req, res, err);
     enum err_code rc = query_parse(req, &q, err);
     if (!rc) rc = service_acquire(app->service, req->params[0].text, req->may_block, &db, err);
     if (!rc) rc = query_durability(&q, db, &durability, err);
@@ -156,7 +158,7 @@ enum err_code vectors_batch(struct api_app *app, struct api_request *req, struct
         if (rc) goto out;
         answer_waits(res, db, lsn, durability);
     } else {
-        lsn = lsn_now(db);
+        lsn = database_lsn_now(db);
     }
     put_answer(res, &batch, lsn);
 out:

@@ -568,20 +568,6 @@ static enum err_code on_vectors_begin(void *ctx, struct err *err)
     return import_open(ctx, err);
 }
 
-/* The row borrows the frame's buffer; keep what it points to. */
-static bool keep_row(struct import *im, struct row_input *row)
-{
-    if (row->id.text) {
-        row->id.text = arena_copy(&im->arena, row->id.text, row->id.text_bytes);
-        if (!row->id.text) return false;
-    }
-    if (row->metadata) {
-        row->metadata = arena_copy(&im->arena, row->metadata, row->metadata_bytes);
-        if (!row->metadata) return false;
-    }
-    return true;
-}
-
 static enum err_code on_row(void *ctx, const char *json, size_t len, uint64_t at, struct err *err)
 {
     struct import *im = ctx;
@@ -603,7 +589,8 @@ static enum err_code on_row(void *ctx, const char *json, size_t len, uint64_t at
         json_vectors_subject(err, subject);
         return rc;
     }
-    if (!keep_row(im, row)) return err_set(err, ERR_NOMEM, "out of memory for the import");
+    if (!json_vector_keep(&im->arena, row)) /* the text is the frame's */
+        return err_set(err, ERR_NOMEM, "out of memory for the import");
     im->row_count++;
     return im->row_count == BATCH_ROWS || im->arena.bytes >= BATCH_BYTES ? import_store(im, err)
                                                                          : ERR_OK;

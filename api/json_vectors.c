@@ -263,6 +263,19 @@ enum err_code json_vector_row(struct json_scan *s, const struct vector_rules *ru
     return ERR_OK;
 }
 
+bool json_vector_keep(struct arena *arena, struct row_input *row)
+{
+    if (row->id.text) {
+        row->id.text = arena_copy(arena, row->id.text, row->id.text_bytes);
+        if (!row->id.text) return false;
+    }
+    if (row->metadata) {
+        row->metadata = arena_copy(arena, row->metadata, row->metadata_bytes);
+        if (!row->metadata) return false;
+    }
+    return true;
+}
+
 /* "vector 17 of 100": the rest of the array is counted for it. */
 static void name_row(struct json_scan *s, size_t row, struct err *err)
 {

@@ -24,6 +24,9 @@ struct vector_rules {
 MUST_CHECK enum err_code json_vector_row(struct json_scan *s, const struct vector_rules *rules,
                                          struct row_input *row, struct err *err);
 
+/* Copy what a row borrows from the text: it will be needed longer.  False: out of memory. */
+MUST_CHECK bool json_vector_keep(struct arena *arena, struct row_input *row);
+
 /* The body {"vectors":[...]}; *rows is in the arena. */
 MUST_CHECK enum err_code json_vector_batch(struct json_scan *s, const struct vector_rules *rules,
                                            struct row_input **rows, size_t *count, struct err *err);

@@ -204,6 +204,197 @@ static void raw_rows_are_for_batches_alone(void **unused)
     expect(&a, 404, "database_not_found");
 }
 
+/* ---- lines ---- */
+
+static void post_lines(const char *lines, size_t slice)
+{
+    struct extras x = {.content_type = "application/x-ndjson", .slice = slice};
+    loopback(&app, &a, "POST", BATCH, lines, &x);
+}
+
+static long long detail(const char *name)
+{
+    json_t *details = json_object_get(json_object_get(a.json, "error"), "details");
+    json_t *value = json_object_get(details, name);
+    return value ? json_integer_value(value) : -1;
+}
+
+static void expect_count(long long count)
+{
+    loopback(&app, &a, "POST", "/api/v1/databases/docs/count", "{}", NULL);
+    assert_int_equal(number("count"), count);
+}
+
+/* `count` lines, with ids from 1; the one with `bad` (0: none) has three numbers. */
+static char *many_lines(int count, int bad)
+{
+    char *text = malloc((size_t)count * 80 + 1), *at = text;
+    for (int i = 1; i <= count; i++)
+        at +=
+            sprintf(at, "{\"vector_id\":%d,\"data\":[%d,2%s],\"metadata\":{\"i\":\"\\u00e9%d\"}}\n",
+                    i, i, i == bad ? ",3" : "", i);
+    *at = 0;
+    return text;
+}
+
+static void lines_are_stored_whatever_the_slices(void **unused)
+{
+    (void)unused;
+    static const char lines[] =
+        "\n{\"vector_id\":1,\"data\":[1,2]}\r\n  \r\n"
+        "{\"vector_id\":\"a\\u00e9\",\"data\":[3,4],\"metadata\":{\"k\":1}}\n"
+        "\t{\"data_base64\":\"AACAPwAAAEA=\"} \n\n"
+        "{\"vector_id\":1,\"data\":[5,6]}"; /* no line feed */
+    for (size_t slice = 1; slice <= sizeof lines; slice++) {
+        post_lines(lines, slice);
+        expect(&a, 200, NULL);
+        assert_int_equal(number("count"), 4);
+        assert_int_equal(number("committed"), 7);
+        assert_int_equal(number("created") + number("replaced"), 4);
+        assert_true(number("lsn") > 0);
+        expect_row("1", "[5,6]");
+        expect_row("a%C3%A9", "[3,4]");
+    }
+    loopback(&app, &a, "GET", "/api/v1/databases/docs/vectors/a%C3%A9", NULL, NULL);
+    assert_non_null(strstr(a.body, "{\"k\":1}"));
+}
+
+static void no_lines_are_no_vectors(void **unused)
+{
+    (void)unused;
+    static const char *const bodies[] = {NULL, "", "\n", "\r\n\n  \n", "  "};
+    static const int lines[] = {0, 0, 1, 3, 1};
+    for (size_t i = 0; i < sizeof bodies / sizeof *bodies; i++) {
+        post_lines(bodies[i], 0);
+        expect(&a, 200, NULL);
+        assert_int_equal(number("count"), 0);
+        assert_int_equal(number("committed"), lines[i]);
+        assert_int_equal(number("lsn"), 0);
+    }
+}
+
+static void a_bad_line_is_named_with_what_stays_stored(void **unused)
+{
+    (void)unused;
+    static const struct {
+        int bad, stored;
+    } cases[] = {{1, 0}, {1000, 0}, {1001, 1000}, {2500, 2000}};
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        char *lines = many_lines(2500, cases[i].bad), says[32];
+        tear_down(NULL);
+        assert_int_equal(set_up(NULL), 0);
+        post_lines(lines, 777);
+        expect(&a, 400, "dimension_mismatch");
+        snprintf(says, sizeof says, "line %d has 3 numbers", cases[i].bad);
+        if (!strstr(answer_message(&a), says)) fail_msg("%s, wanted %s", a.body, says);
+        assert_int_equal(detail("line"), cases[i].bad);
+        assert_int_equal(detail("committed"), cases[i].stored);
+        expect_count(cases[i].stored);
+        free(lines);
+    }
+    char *lines = many_lines(2500, 0);
+    post_lines(lines, 10007);
+    expect(&a, 200, NULL);
+    assert_int_equal(number("count"), 2500);
+    assert_int_equal(number("committed"), 2500);
+    assert_int_equal(number("created"), 500);
+    assert_int_equal(number("replaced"), 2000);
+    expect_row("2500", "[2500,2]");
+    free(lines);
+}
+
+static void what_is_wrong_with_a_line_is_said(void **unused)
+{
+    (void)unused;
+    static const struct {
+        const char *line, *code, *says;
+    } bad[] = {
+        {"{", "invalid_json", "line 2: invalid JSON at byte 1"},
+        {"{\"data\":[1,2]} {\"data\":[1,2]}", "invalid_json", "line 2: "},
+        {"{\"data\":[1,2]},", "invalid_json", "line 2: "},
+        {"[1,2]", "invalid_request", "line 2 is not a JSON object"},
+        {"{\"data\":[1]}", "dimension_mismatch", "line 2 has 1 number;"},
+        {"{\"data\":[1,1e99]}", "invalid_vector", "line 2 "},
+        {"{\"vector_id\":-1,\"data\":[1,2]}", "invalid_id", "line 2 "},
+        {"{\"id\":1,\"data\":[1,2]}", "invalid_request", "line 2 has an unknown field \"id\""},
+        {"{\"vectors\":[]}", "invalid_request", "line 2 has an unknown field \"vectors\""},
+        {"\xff", "invalid_json", "line 2: "},
+    };
+    char lines[200];
+    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
+        snprintf(lines, sizeof lines, "{\"data\":[1,2]}\n%s\n{\"data\":[1,2]}\n", bad[i].line);
+        post_lines(lines, 0);
+        expect(&a, 400, bad[i].code);
+        if (!strstr(answer_message(&a), bad[i].says)) fail_msg("%s: %s", bad[i].line, a.body);
+        assert_int_equal(detail("line"), 2);
+        assert_int_equal(detail("committed"), 0);
+        assert_true(a.close);
+    }
+    expect_nothing_stored();
+}
+
+static void a_line_has_a_greatest_length(void **unused)
+{
+    (void)unused;
+    const size_t most = 8 * 1024 * 1024;
+    char *lines = malloc(most + 100);
+    for (int more = 0; more < 2; more++) {
+        int n = sprintf(lines, "\n{\"vector_id\":1,");
+        memset(lines + n, ' ', most + 2 - (size_t)n);
+        sprintf(lines + 1 + most - 13 + more, "\"data\":[1,2]}\n");
+        lines[1] = '{';
+        post_lines(lines, 65536);
+        if (!more) {
+            expect(&a, 200, NULL);
+            continue;
+        }
+        expect(&a, 413, "payload_too_large");
+        assert_non_null(strstr(answer_message(&a), "line 2 is longer than 8388608 bytes"));
+        assert_int_equal(detail("line"), 2);
+    }
+    free(lines);
+}
+
+static void lines_have_no_limit_together(void **unused)
+{
+    (void)unused;
+    char *lines = many_lines(30000, 0);
+    assert_true(strlen(lines) > 1 << 20);
+    post_lines(lines, 256 * 1024);
+    expect(&a, 200, NULL);
+    expect_count(30000);
+    for (int i = 1; i <= 30000; i += 13) { /* each has its own */
+        char target[100], metadata[40];
+        snprintf(target, sizeof target, "/api/v1/databases/docs/vectors/%d", i);
+        snprintf(metadata, sizeof metadata, "\"metadata\":{\"i\":\"\\u00e9%d\"}", i);
+        loopback(&app, &a, "GET", target, NULL, NULL);
+        if (!strstr(a.body, metadata)) fail_msg("%s, wanted %s", a.body, metadata);
+    }
+    free(lines);
+}
+
+static void what_is_not_for_lines_is_refused(void **unused)
+{
+    (void)unused;
+    static const char line[] = "{\"data\":[1,2]}\n";
+    struct extras x = {.content_type = "application/x-ndjson; charset=utf-8"};
+    loopback(&app, &a, "POST", "/api/v1/databases/none/vectors/batch", line, &x);
+    expect(&a, 404, "database_not_found");
+    assert_int_equal(detail("committed"), 0);
+    loopback(&app, &a, "POST", "/api/v1/databases/docs/vectors/batch?count=1", line, &x);
+    expect(&a, 400, "invalid_request");
+    loopback(&app, &a, "POST", "/api/v1/databases/docs/vectors/batch?durability=no", line, &x);
+    expect(&a, 400, "invalid_request");
+    loopback(&app, &a, "POST", "/api/v1/import", line, &x);
+    expect(&a, 415, "unsupported_media_type");
+    loopback(&app, &a, "POST", "/api/v1/databases/docs/vectors", line, &x);
+    expect(&a, 415, "unsupported_media_type");
+    expect_nothing_stored();
+    loopback(&app, &a, "POST", "/api/v1/databases/docs/vectors/batch?durability=periodic", line,
+             &x);
+    expect(&a, 200, NULL);
+}
+
 int main(void)
 {
 #define T(f) cmocka_unit_test_setup_teardown(f, set_up, tear_down)
@@ -215,6 +406,13 @@ int main(void)
         T(a_raw_body_of_the_wrong_length_is_refused),
         T(a_raw_row_that_is_not_finite_is_named),
         T(raw_rows_are_for_batches_alone),
+        T(lines_are_stored_whatever_the_slices),
+        T(no_lines_are_no_vectors),
+        T(a_bad_line_is_named_with_what_stays_stored),
+        T(what_is_wrong_with_a_line_is_said),
+        T(a_line_has_a_greatest_length),
+        T(lines_have_no_limit_together),
+        T(what_is_not_for_lines_is_refused),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
