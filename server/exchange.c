@@ -11,6 +11,7 @@
 #include <string.h>
 #include <strings.h>
 
+#include "server/answer_encoder.h"
 #include "server/http_private.h"
 #include "storage/base/clock.h"
 #include "storage/base/mem.h"
@@ -29,6 +30,8 @@ static void exchange_free(struct exchange *x, bool sent)
 {
     if (x->api_knows) api_end(x->loop->http->app, &x->req, &x->res, sent);
     buf_free(&x->out);
+    buf_free(&x->plain);
+    answer_encoder_free(x->encoder);
     exchange_drop_body(x);
     mem_free(x->parts);
     mem_free(x);
@@ -205,6 +208,9 @@ static void exchange_work(void *ctx)
             if (!exchange_dispatch(x, &waiting))
                 exchange_fail(x, ERR_INTERNAL, "a handler would not run on a worker");
             break;
+        case JOB_PACK:
+            exchange_pack(x);
+            break;
         case JOB_PRODUCE:
             do
                 exchange_produce(x); /* an empty piece is not worth a round through the loop */
@@ -253,6 +259,9 @@ void exchange_return(struct exchange *x)
             assert(!again);
         }
         break;
+    case JOB_PACK:
+        x->state = EXCHANGE_ANSWER;
+        break;
     case JOB_PRODUCE:
         if (x->out_of_time) x->out_rc = ERR_SHUTTING_DOWN;
         x->state = EXCHANGE_SENT;
@@ -266,6 +275,7 @@ void exchange_return(struct exchange *x)
 
 struct header_walk {
     struct api_request *req;
+    const char **accept_encoding;
     const char *content_length;
     unsigned content_lengths, content_encodings, transfer_encodings, hosts;
 };
@@ -285,6 +295,7 @@ static enum MHD_Result header_visit(void *cls, enum MHD_ValueKind kind, const ch
         {"X-API-Key", &req->api_key},
         {"X-Request-Id", &req->request_id},
         {"Accept", &req->accept},
+        {"Accept-Encoding", w->accept_encoding},
         {"Origin", &req->origin},
         {"If-Match", &req->if_match},
         {"Idempotency-Key", &req->idempotency_key},
@@ -331,7 +342,7 @@ static bool content_length_parse(const char *text, uint64_t *out)
 /* NULL, or what makes it impossible to say where this request ends. */
 static const char *exchange_headers(struct exchange *x)
 {
-    struct header_walk walk = {.req = &x->req};
+    struct header_walk walk = {.req = &x->req, .accept_encoding = &x->accept_encoding};
 
     MHD_get_connection_values(x->mhd, MHD_HEADER_KIND, header_visit, &walk);
     if (walk.content_lengths > 1) return "more than one Content-Length";

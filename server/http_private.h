@@ -47,6 +47,7 @@ enum exchange_job {
     JOB_DISPATCH, /* feed what is left, api_dispatch()          */
     JOB_PARTS,    /* api_part() until none is left, api_join()  */
     JOB_AWAIT,    /* the write becomes durable                  */
+    JOB_PACK,     /* compress an answer                         */
     JOB_PRODUCE,  /* the next piece of a streamed answer        */
 };
 
@@ -89,7 +90,14 @@ struct exchange {
     char *expanded;       /* of a stream */
     uint64_t received_bytes, expanded_bytes;
 
-    /* a streamed answer: res.body, then what produce() made */
+    /* a compressed answer */
+    const char *accept_encoding;    /* of the request, or NULL                      */
+    bool was_packed;                /* it was tried                                 */
+    bool is_packed;                 /* res.body is gzip, or the stream is           */
+    struct answer_encoder *encoder; /* of a stream                               */
+    struct buf plain;               /* and what produce() made for it            */
+
+    /* a streamed answer: res.body, then what produce() made; or all of it, compressed */
     struct buf out;
     size_t out_sent;
     bool out_last;
@@ -210,8 +218,10 @@ void exchange_drop_body(struct exchange *x); /* with all memory for it */
 
 /* ---- exchange_answer.c ---- */
 
-/* On the loop's thread: hand *res to libmicrohttpd. */
+/* On the loop's thread: hand *res to libmicrohttpd, or to a worker first that compresses it. */
 enum MHD_Result exchange_answer(struct exchange *x);
+/* Compress a whole answer; it stays as it is if that is no gain.  On a worker if it is long. */
+void exchange_pack(struct exchange *x);
 /* On a worker: make the next piece of a streamed answer. */
 void exchange_produce(struct exchange *x);
 

@@ -8,6 +8,7 @@
  *   /durable       answered when a thread of ours says so;  ?fail: it says that it failed
  *   /import        streamed body: bytes and a sum;  ?fail: the second piece is refused
  *   /dump?N        streamed answer of N pieces of 100,000 bytes;  ?-N: broken off after N
+ *   /long?N        an answer of N bytes, not all the same
  *   /meet          two parts that wait for each other
  *   /parts         parts without end, until fake.enough;  /parts?defer: dispatched on a worker
  *   /empty         204
@@ -159,6 +160,12 @@ enum api_next api_dispatch(struct api_app *app, struct api_request *req, struct 
     fake_answer(res, 200);
     if (fake_is(req, "/empty")) {
         res->status = 204;
+    } else if (fake_is(req, "/long")) {
+        size_t bytes = strtoul(req->query, NULL, 10);
+        char *to = buf_reserve(&res->body, bytes);
+        for (size_t i = 0; i < bytes; i++)
+            to[i] = (char)('a' + i / 7 % 26);
+        res->body.len = bytes;
     } else if (fake_is(req, "/import")) {
         struct fake_stream *s = req->stream;
         if (req->feed_rc) {

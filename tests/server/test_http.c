@@ -745,6 +745,90 @@ static void a_client_may_leave_in_the_middle_of_a_compressed_body(void **state)
     server_stop(&s); /* which asserts that no memory is counted any more */
 }
 
+/* What `a` expands to has `bytes` bytes, the first of them "abc" or so. */
+static void expect_gzip(struct answer *a, size_t bytes, const char *begin)
+{
+    char *text = mem_try(bytes + 1);
+    z_stream z = {.next_in = (Bytef *)a->body, .avail_in = (uInt)a->body_bytes};
+    assert_true(a->whole);
+    assert_non_null(strstr(a->head, "Content-Encoding: gzip\r\n"));
+    assert_non_null(strstr(a->head, "Vary: Accept-Encoding\r\n"));
+    assert_true(a->body_bytes < bytes);
+    assert_int_equal(inflateInit2(&z, MAX_WBITS + 16), Z_OK);
+    z.next_out = (Bytef *)text;
+    z.avail_out = (uInt)bytes + 1;
+    assert_int_equal(inflate(&z, Z_FINISH), Z_STREAM_END);
+    assert_int_equal(z.total_out, bytes);
+    assert_memory_equal(text, begin, strlen(begin));
+    inflateEnd(&z);
+    mem_free(text);
+    mem_free(a->body);
+}
+
+static void long_answers_are_compressed_for_those_who_ask(void **state)
+{
+    struct server s;
+    struct answer a;
+    const size_t lengths[] = {1024, 5000, 32768, 32769, 3000000};
+    char request[200];
+    (void)state;
+    server_start(&s);
+    int fd = client_connect(&s);
+    for (int turn = 0; turn < 3; turn++) {
+        for (size_t i = 0; i < sizeof lengths / sizeof *lengths; i++) {
+            snprintf(request, sizeof request,
+                     "GET /long?%zu HTTP/1.1\r\nHost: x\r\nAccept-Encoding: br, gzip\r\n\r\n",
+                     lengths[i]);
+            a = client_ask(fd, request);
+            expect_gzip(&a, lengths[i], "aaaaaaabbbbbbb");
+            snprintf(request, sizeof request,
+                     "GET /long?%zu HTTP/1.1\r\nHost: x\r\nAccept-Encoding: br, gzip;q=0\r\n\r\n",
+                     lengths[i]);
+            a = client_ask(fd, request);
+            assert_int_equal(a.body_bytes, lengths[i]);
+            assert_null(strstr(a.head, "Content-Encoding"));
+            assert_non_null(strstr(a.head, "Vary: Accept-Encoding\r\n"));
+            mem_free(a.body);
+        }
+        a = client_ask(fd, "GET /long?1023 HTTP/1.1\r\nHost: x\r\nAccept-Encoding: gzip\r\n\r\n");
+        assert_int_equal(a.body_bytes, 1023);
+        assert_null(strstr(a.head, "Vary"));
+        mem_free(a.body);
+        a = client_ask(fd,
+                       "HEAD /long?100000 HTTP/1.1\r\nHost: x\r\nAccept-Encoding: gzip\r\n\r\n");
+        assert_non_null(strstr(a.head, "Content-Length: 100000\r\n"));
+    }
+    close(fd);
+    server_stop(&s);
+}
+
+static void streams_are_compressed_piece_by_piece(void **state)
+{
+    struct server s;
+    (void)state;
+    server_start(&s);
+    int fd = client_connect(&s);
+    for (int i = 0; i < 3; i++) {
+        struct answer a =
+            client_ask(fd, "GET /dump?20 HTTP/1.1\r\nHost: x\r\nAccept-Encoding: gzip\r\n\r\n");
+        expect_gzip(&a, 5 + 20 * FAKE_PIECE, "head;xxx");
+    }
+    struct answer a =
+        client_ask(fd, "GET /dump?-3 HTTP/1.1\r\nHost: x\r\nAccept-Encoding: gzip\r\n\r\n");
+    assert_int_equal(a.status, 200);
+    assert_false(a.whole);
+    mem_free(a.body);
+    assert_true(client_is_closed(fd));
+    close(fd);
+    for (int i = 0; i < 10; i++) { /* who asks and does not wait */
+        fd = client_connect(&s);
+        client_say(fd, i % 2 ? "GET /long?9000000 HTTP/1.1\r\nHost: x\r\nAccept-Encoding: *\r\n\r\n"
+                             : "GET /dump?100 HTTP/1.1\r\nHost: x\r\nAccept-Encoding: *\r\n\r\n");
+        close(fd);
+    }
+    server_stop(&s);
+}
+
 static void a_streamed_answer_is_whole_or_visibly_broken(void **state)
 {
     struct server s;
@@ -1102,6 +1186,8 @@ int main(void)
         cmocka_unit_test(a_compressed_stream_is_expanded_in_slices),
         cmocka_unit_test(a_body_that_cannot_be_expanded_is_refused),
         cmocka_unit_test(a_client_may_leave_in_the_middle_of_a_compressed_body),
+        cmocka_unit_test(long_answers_are_compressed_for_those_who_ask),
+        cmocka_unit_test(streams_are_compressed_piece_by_piece),
         cmocka_unit_test(a_streamed_answer_is_whole_or_visibly_broken),
         cmocka_unit_test(a_write_that_does_not_become_durable_is_an_error),
         cmocka_unit_test(many_simultaneous_requests_are_all_answered),
