@@ -7,8 +7,8 @@
  *
  * WHAT A COMPRESSED BODY MAY COST.  A buffered one may expand to body_bytes_max, and only what has
  * been expanded takes memory.  A streamed one takes constant memory, but time: it may expand to
- * EXPANSION_MAX times what was sent, which no text compressed with gzip reaches.  The memory of
- * decoders counts like that of bodies.
+ * EXPANSION_MAX times what was sent, which no text compressed with gzip reaches.  What decoders
+ * take together has a limit, too.
  */
 #include <string.h>
 #include <sys/mman.h>
@@ -23,21 +23,28 @@ enum {
     BODIES_MAX = 16,          /* bodies of the greatest length that may be in memory at once */
     PIECE_BYTES = 256 * 1024, /* of a body that comes in pieces, and of what they expand to */
     EXPANSION_MAX = 1100,     /* gzip reaches 1032 */
+    DECODERS_BYTES_MAX = 256 * 1024 * 1024, /* 30 windows of the greatest length */
 };
 
 static const char TOO_LONG[] = "the body is longer than server.max_body_bytes";
 static const char TOO_MANY[] = "too many long bodies are under way";
+static const char TOO_MANY_DECODERS[] = "too many compressed bodies are under way";
 static const char NO_MEMORY[] = "out of memory for the body";
 
-/* Count memory that bodies take: what has arrived, not what was announced, which nobody has touched
- * yet.  False: it is too much, and not counted. */
+/* Count memory.  False: it is too much, and not counted. */
+static bool count_memory(_Atomic uint64_t *counter, size_t more, uint64_t bytes_max)
+{
+    uint64_t others = atomic_fetch_add_explicit(counter, more, memory_order_relaxed);
+
+    if (others + more <= bytes_max) return true;
+    atomic_fetch_sub_explicit(counter, more, memory_order_relaxed);
+    return false;
+}
+
+/* What has arrived, not what was announced: that is memory which nobody has touched yet. */
 static bool bodies_count(struct http *http, size_t more)
 {
-    uint64_t others = atomic_fetch_add_explicit(&http->bodies_bytes, more, memory_order_relaxed);
-
-    if (others + more <= BODIES_MAX * http->options.body_bytes_max) return true;
-    atomic_fetch_sub_explicit(&http->bodies_bytes, more, memory_order_relaxed);
-    return false;
+    return count_memory(&http->bodies_bytes, more, BODIES_MAX * http->options.body_bytes_max);
 }
 
 /* ---- room ---- */
@@ -112,8 +119,10 @@ static enum err_code exchange_grow_body(struct exchange *x, size_t need, struct 
 
 void exchange_drop_body(struct exchange *x)
 {
-    atomic_fetch_sub_explicit(&x->loop->http->bodies_bytes, x->req.body_bytes + x->decoder_bytes,
-                              memory_order_relaxed);
+    struct http *http = x->loop->http;
+
+    atomic_fetch_sub_explicit(&http->bodies_bytes, x->req.body_bytes, memory_order_relaxed);
+    atomic_fetch_sub_explicit(&http->decoders_bytes, x->decoder_bytes, memory_order_relaxed);
     x->req.body_bytes = x->decoder_bytes = 0;
     exchange_free_body(x);
     mem_free(x->piece);
@@ -198,12 +207,12 @@ void exchange_take_piece(struct exchange *x, const char *data, size_t *bytes)
 /* The decoder has grown by the window of a frame, or shrunk. */
 static enum err_code exchange_count_decoder(struct exchange *x, struct err *err)
 {
+    _Atomic uint64_t *counter = &x->loop->http->decoders_bytes;
     size_t now = body_decoder_memory(x->decoder), was = x->decoder_bytes;
 
-    if (now > was && !bodies_count(x->loop->http, now - was))
-        return err_set(err, ERR_OVERLOADED, TOO_MANY);
-    if (now < was)
-        atomic_fetch_sub_explicit(&x->loop->http->bodies_bytes, was - now, memory_order_relaxed);
+    if (now > was && !count_memory(counter, now - was, DECODERS_BYTES_MAX))
+        return err_set(err, ERR_OVERLOADED, TOO_MANY_DECODERS);
+    if (now < was) atomic_fetch_sub_explicit(counter, was - now, memory_order_relaxed);
     x->decoder_bytes = now;
     return ERR_OK;
 }

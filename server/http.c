@@ -130,7 +130,8 @@ void http_free(struct http *http)
     if (!http) return;
     for (size_t i = 0; i < http->loop_count; i++)
         loop_deinit(&http->loops[i]);
-    assert(atomic_load(&http->bodies_bytes) == 0); /* else they would run out in the end */
+    /* Else they would run out in the end. */
+    assert(atomic_load(&http->bodies_bytes) == 0 && atomic_load(&http->decoders_bytes) == 0);
     mem_free(http->loops);
     mem_free(http);
 }

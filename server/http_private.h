@@ -86,7 +86,7 @@ struct exchange {
 
     /* a compressed body */
     struct body_decoder *decoder;
-    size_t decoder_bytes; /* of its memory that are part of bodies_bytes */
+    size_t decoder_bytes; /* of its memory that are part of decoders_bytes */
     char *expanded;       /* of a stream */
     uint64_t received_bytes, expanded_bytes;
 
@@ -163,7 +163,8 @@ struct http {
     _Atomic bool out_of_time; /* set by the first loop past the deadline, read by workers */
     _Atomic size_t loops_running;
     _Atomic uint64_t ping;
-    _Atomic uint64_t bodies_bytes; /* of bodies in memory, on all loops */
+    _Atomic uint64_t bodies_bytes;   /* of bodies in memory, on all loops   */
+    _Atomic uint64_t decoders_bytes; /* of what expands bodies, on all loops */
 };
 
 /* ---- loop.c ---- */

@@ -15,7 +15,7 @@
 #include <unistd.h>
 #include <zlib.h>
 
-#include "server/http.h"
+#include "server/http_private.h"
 #include "server/listener.h"
 #include "storage/base/clock.h"
 #include "storage/base/log.h"
@@ -745,6 +745,62 @@ static void a_client_may_leave_in_the_middle_of_a_compressed_body(void **state)
     server_stop(&s); /* which asserts that no memory is counted any more */
 }
 
+/* A zstd stream that asks for a window of 8 MiB and then says nothing, at length. */
+static struct buf zstd_window(void)
+{
+    static const char head[] = {'\x28', '\xb5', '\x2f', '\xfd', 0, 13 << 3}, end[] = {1, 0, 0};
+    const size_t blocks = 100000;
+    struct buf to = {0};
+    buf_add(&to, head, sizeof head);
+    memset(buf_reserve(&to, 3 * blocks), 0, 3 * blocks);
+    to.len += 3 * blocks;
+    buf_add(&to, end, sizeof end);
+    return to;
+}
+
+static void decoders_together_have_a_limit(void **state)
+{
+    enum { ENOUGH = 40 };
+    struct server s;
+    int fds[ENOUGH], count = 0, one_more;
+    char head[200];
+    struct buf zstd = zstd_window();
+    (void)state;
+    server_start(&s);
+    snprintf(head, sizeof head,
+             "POST /echo HTTP/1.1\r\nHost: x\r\nContent-Encoding: zstd\r\nContent-Length: %zu"
+             "\r\n\r\n",
+             zstd.len);
+    for (uint64_t before = 0; before < 248 * 1024 * 1024; count++) {
+        assert_true(count < ENOUGH);
+        fds[count] = client_connect(&s);
+        client_say(fds[count], head);
+        client_send(fds[count], zstd.data, zstd.len - 1);
+        while (atomic_load(&s.http->decoders_bytes) == before)
+            sched_yield();
+        before = atomic_load(&s.http->decoders_bytes);
+    }
+    one_more = client_connect(&s);
+    client_say(one_more, head);
+    client_send(one_more, zstd.data, zstd.len);
+    EXPECT(one_more, "", 503, "overloaded: too many compressed bodies are under way");
+    close(one_more);
+    one_more = client_connect(&s);
+    EXPECT(one_more, "POST /echo HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\n\r\ny", 200,
+           "POST /echo? 1 y"); /* who sends it as it is has no part in this */
+    for (int i = 0; i < count; i++) {
+        client_send(fds[i], zstd.data + zstd.len - 1, 1);
+        EXPECT(fds[i], "", 200, "POST /echo? 0 ");
+        close(fds[i]);
+    }
+    client_say(one_more, head);
+    client_send(one_more, zstd.data, zstd.len);
+    EXPECT(one_more, "", 200, "POST /echo? 0 ");
+    close(one_more);
+    buf_free(&zstd);
+    server_stop(&s);
+}
+
 /* What `a` expands to has `bytes` bytes, the first of them "abc" or so. */
 static void expect_gzip(struct answer *a, size_t bytes, const char *begin)
 {
@@ -1057,6 +1113,35 @@ static void a_request_that_drips_in_is_cut_off(void **state)
     server_stop(&s);
 }
 
+static void a_compressed_body_has_one_deadline_for_all_its_pieces(void **state)
+{
+    struct server s;
+    const size_t bytes = 900000, drip = 20000;
+    char *text = mem_try(bytes), head[200];
+    (void)state;
+    for (size_t i = 0; i < bytes; i++)
+        text[i] = (char)(i * i * 2654435761u >> 20);
+    struct buf gzip = gzip_of(text, bytes);
+    assert_true(gzip.len > bytes / 2);
+    server_start_with(&s, 2, 10, 1, 5000);
+    int fd = client_connect(&s);
+    snprintf(head, sizeof head,
+             "POST /echo HTTP/1.1\r\nHost: x\r\nContent-Encoding: gzip\r\nContent-Length: %zu"
+             "\r\n\r\n",
+             gzip.len);
+    client_say(fd, head);
+    struct pollfd p = {.fd = fd, .events = POLLIN};
+    size_t at = 0;
+    for (; at < gzip.len && poll(&p, 1, 60) == 0; at += drip)
+        client_send(fd, gzip.data + at, gzip.len - at < drip ? gzip.len - at : drip);
+    assert_true(at < gzip.len);
+    assert_true(recv(fd, head, 1, 0) <= 0); /* no answer */
+    close(fd);
+    buf_free(&gzip);
+    mem_free(text);
+    server_stop(&s);
+}
+
 /* Longer than the grace that connections without a request get. */
 static void *finish_the_body_late(void *fd)
 {
@@ -1186,6 +1271,7 @@ int main(void)
         cmocka_unit_test(a_compressed_stream_is_expanded_in_slices),
         cmocka_unit_test(a_body_that_cannot_be_expanded_is_refused),
         cmocka_unit_test(a_client_may_leave_in_the_middle_of_a_compressed_body),
+        cmocka_unit_test(decoders_together_have_a_limit),
         cmocka_unit_test(long_answers_are_compressed_for_those_who_ask),
         cmocka_unit_test(streams_are_compressed_piece_by_piece),
         cmocka_unit_test(a_streamed_answer_is_whole_or_visibly_broken),
@@ -1198,6 +1284,7 @@ int main(void)
         cmocka_unit_test(parts_end_with_the_time_of_the_server),
         cmocka_unit_test(one_connection_too_many_is_told_so),
         cmocka_unit_test(a_request_that_drips_in_is_cut_off),
+        cmocka_unit_test(a_compressed_body_has_one_deadline_for_all_its_pieces),
         cmocka_unit_test(requests_under_way_are_answered_before_the_end),
         cmocka_unit_test(past_the_deadline_nothing_new_is_begun),
         cmocka_unit_test(a_loop_that_is_alive_answers_a_ping),
