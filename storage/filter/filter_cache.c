@@ -18,8 +18,7 @@ enum {
     SETS = FILTER_RESULTS_MAX / WAYS,
     SEEN_WAYS = 8, /* a line of the cache */
     SEEN_SETS = 128,
-    /* What waits to be given back is no longer counted: with so much of it, look whether it can. */
-    COLLECT_BYTES = 64 << 10,
+    COLLECT_BYTES = 64 << 10, /* so much was taken out: look what can be given back */
 };
 
 struct place {
@@ -175,18 +174,29 @@ static struct table *table_of(struct filter_cache *c)
     return t;
 }
 
-bool filter_cache_wants(struct filter_cache *c, const struct filter *filter)
+static bool is_seen(struct table *t, const struct filter *filter)
 {
-    struct table *t = filter->key ? table_of(c) : NULL;
-    if (!t) return false;
     _Atomic uint64_t *seen = t->seen[filter->hash / SETS % SEEN_SETS];
     for (size_t i = 0; i < SEEN_WAYS; i++)
         if (LOAD_RELAXED(seen[i]) == filter->hash) return true;
-    /* Two threads may get in each other's way: a filter is seen once more then. */
+    return false;
+}
+
+bool filter_cache_wants(const struct filter_cache *c, const struct filter *filter)
+{
+    struct table *t = LOAD(c->table);
+    return t && filter->key && is_seen(t, filter);
+}
+
+void filter_cache_note(struct filter_cache *c, const struct filter *filter)
+{
+    struct table *t = filter->key ? table_of(c) : NULL;
+    if (!t || is_seen(t, filter)) return;
+    /* Two threads may get in each other's way: a filter is noted once more then. */
+    _Atomic uint64_t *seen = t->seen[filter->hash / SETS % SEEN_SETS];
     for (size_t i = SEEN_WAYS - 1; i > 0; i--)
         STORE_RELAXED(seen[i], LOAD_RELAXED(seen[i - 1]));
     STORE_RELAXED(seen[0], filter->hash);
-    return false;
 }
 
 /* ---- changing ---- */
@@ -259,10 +269,14 @@ static bool put(struct filter_cache *c, struct table *t, struct filter_result *r
     return true;
 }
 
+/* Bytes of what was taken out and is not given back yet. */
+static _Atomic size_t bytes_out;
+
 static void free_chain(void *first)
 {
     for (struct filter_result *result = first; result;) {
         struct filter_result *next = result->next_out;
+        atomic_fetch_sub_explicit(&bytes_out, result->bytes, memory_order_relaxed);
         mem_free(result);
         result = next;
     }
@@ -274,12 +288,13 @@ bool filter_cache_put(struct filter_cache *c, struct filter_result *result, uint
     struct table *t = LOAD(c->table);
     struct filter_result *out = NULL;
     size_t bytes = 0;
-    if (!t) return false;
+    if (!t || LOAD_RELAXED(bytes_out) > FILTER_RESULT_BYTES_OUT) return false;
     mutex_lock(&c->mu);
     bool is_kept = put(c, t, result, lsn, slot_count, &out);
     mutex_unlock(&c->mu);
     for (const struct filter_result *o = out; o; o = o->next_out)
         bytes += o->bytes;
+    atomic_fetch_add_explicit(&bytes_out, bytes, memory_order_relaxed);
     if (out) epoch_retire(free_chain, out);
     if (bytes >= COLLECT_BYTES) epoch_collect();
     return is_kept;

@@ -10,7 +10,9 @@
  *
  * A filter is remembered when it is seen for the second time: one that is used once costs no copy.
  * Bounds, of a store: FILTER_RESULTS_MAX results, and FILTER_RESULT_BYTES_MIN plus
- * FILTER_RESULT_BYTES_PER_SLOT bytes for each slot; what was used longest ago goes first.
+ * FILTER_RESULT_BYTES_PER_SLOT bytes for each slot; what was used longest ago goes first.  Of the
+ * process: while FILTER_RESULT_BYTES_OUT bytes have been taken out that readers may still look at,
+ * nothing is put in.
  *
  * Threads: any, inside an epoch section; what is found stays until the section is left.
  */
@@ -25,6 +27,7 @@ enum {
     FILTER_RESULTS_MAX = 256,
     FILTER_RESULT_BYTES_MIN = 1 << 20,
     FILTER_RESULT_BYTES_PER_SLOT = 8,
+    FILTER_RESULT_BYTES_OUT = 32 << 20,
 };
 
 struct filter_result {
@@ -64,8 +67,9 @@ void filter_result_free(struct filter_result *result); /* one that is in no cach
  * for it may be raised at any time. */
 struct filter_result *filter_cache_find(struct filter_cache *c, const struct filter *filter,
                                         uint64_t *lsn);
-/* Note that the filter is used; true: it was before, so that its result is worth keeping. */
-bool filter_cache_wants(struct filter_cache *c, const struct filter *filter);
+/* Was the filter used before?  Then its result is worth keeping; else note that it was now. */
+bool filter_cache_wants(const struct filter_cache *c, const struct filter *filter);
+void filter_cache_note(struct filter_cache *c, const struct filter *filter);
 /* The snapshot of `lsn` has the rows of a result, too. */
 void filter_result_raise(struct filter_result *result, uint64_t lsn);
 /* Keep a result, in place of the filter's older one.  True: it is the cache's now, and can be used

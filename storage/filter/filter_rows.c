@@ -327,7 +327,9 @@ static enum err_code select_once(struct reader *r, const struct filter *filter, 
     if (!bits) return no_memory(err);
     rows->own = bits;
     rows->bits = bits;
-    return filter_select(r, filter, may_block, bits, &rows->count, err);
+    enum err_code rc = filter_select(r, filter, may_block, bits, &rows->count, err);
+    if (!rc) filter_cache_note(r->store->filters, filter);
+    return rc;
 }
 
 enum err_code filter_find_rows(struct reader *r, const struct filter *filter, bool may_block,
