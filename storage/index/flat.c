@@ -23,10 +23,11 @@ static bool is_excluded(struct reader *r, const struct vector_id *exclude, const
 
 static void compare(const struct exact *e, struct batch *b, bool once, struct nearest *nearest)
 {
-    double distances[EXACT_ROWS_MAX];
-    exact_distances(e, b->rows, b->count, distances);
+    double distances[EXACT_ROWS_MAX], cosines[EXACT_ROWS_MAX] = {0};
+    exact_compare(e, b->rows, b->count, distances, cosines);
     for (size_t i = 0; i < b->count; i++) {
         b->candidates[i].distance = distances[i];
+        b->candidates[i].cosine = cosines[i];
         if (once)
             nearest_offer_once(nearest, &b->candidates[i]);
         else

@@ -28,12 +28,21 @@ static double cosine(const struct exact *e, double dot, double row_norm2)
 
 void exact_distances(const struct exact *e, const float *const *rows, size_t count, double *out)
 {
+    double cosines[EXACT_ROWS_MAX];
+    exact_compare(e, rows, count, out, cosines);
+}
+
+void exact_compare(const struct exact *e, const float *const *rows, size_t count, double *out,
+                   double *cosines)
+{
     double norm2[EXACT_ROWS_MAX];
     switch (e->metric) {
     case METRIC_COSINE:
-        e->kernels->dot_norm_rows(e->query, rows, count, e->dimension, out, norm2);
-        for (size_t i = 0; i < count; i++)
-            out[i] = 1 - cosine(e, out[i], norm2[i]);
+        e->kernels->dot_norm_rows(e->query, rows, count, e->dimension, cosines, norm2);
+        for (size_t i = 0; i < count; i++) {
+            cosines[i] = cosine(e, cosines[i], norm2[i]);
+            out[i] = 1 - cosines[i];
+        }
         return;
     case METRIC_EUCLIDEAN:
         e->kernels->l2sq_rows(e->query, rows, count, e->dimension, out);
@@ -50,14 +59,11 @@ void exact_distances(const struct exact *e, const float *const *rows, size_t cou
     }
 }
 
-double exact_score(const struct exact *e, const float *row, double distance)
+double exact_score(const struct exact *e, double distance, double cosine)
 {
-    double norm2, dot;
     switch (e->metric) {
     case METRIC_COSINE:
-        if (distance <= 0.5) return 1 - distance; /* not even the last bit differs */
-        dot = e->kernels->dot_norm(e->query, row, e->dimension, &norm2);
-        return cosine(e, dot, norm2);
+        return cosine;
     case METRIC_DOT_PRODUCT:
         return 0 - distance;
     default:

@@ -22,12 +22,16 @@ struct exact exact_init(const struct database *db, const float *query);
 /* The metric's distances to `count` rows. */
 enum { EXACT_ROWS_MAX = 16 };
 void exact_distances(const struct exact *e, const float *const *rows, size_t count, double *out);
-double exact_score(const struct exact *e, const float *row, double distance);
+/* The same, and under cosine the cosines, of which distances have lost some bits. */
+void exact_compare(const struct exact *e, const float *const *rows, size_t count, double *distances,
+                   double *cosines);
+double exact_score(const struct exact *e, double distance, double cosine);
 
 /* ---- the nearest ---- */
 
 struct candidate {
     double distance;
+    double cosine; /* under cosine */
     uint32_t slot_number;
     const struct slot *slot;
 };

@@ -292,7 +292,7 @@ static enum err_code read_hits(struct search *s, struct search_hit *hits, size_t
         enum err_code rc = slot_row(s->r, c->slot_number, c->slot, &hit->row, err);
         if (rc) return rc;
         hit->distance = c->distance;
-        hit->score = exact_score(&s->exact, hit->row.vector, c->distance);
+        hit->score = exact_score(&s->exact, c->distance, c->cosine);
         if (q->has_min_score && hit->score < q->min_score) break;
         ++*count;
     }

@@ -86,7 +86,7 @@ enum err_code search_rescore(struct reader *r, const struct graph *g, const stru
         struct candidate batch[BATCH];
         const float *rows[BATCH];
         float codes[BATCH];
-        double distances[BATCH];
+        double distances[BATCH], cosines[BATCH] = {0};
         size_t n = 0;
         for (; at < c->count && n < BATCH && done + n < most; at++) {
             uint32_t number = c->slots[at];
@@ -109,9 +109,10 @@ enum err_code search_rescore(struct reader *r, const struct graph *g, const stru
             size_t left = c->count - at;
             fetch_ahead(r, c->slots + at, left < BATCH ? left : BATCH);
         }
-        exact_distances(e, rows, n, distances);
+        exact_compare(e, rows, n, distances, cosines);
         for (size_t i = 0; i < n; i++) {
             batch[i].distance = distances[i];
+            batch[i].cosine = cosines[i];
             note_error(&error, codes[i] - on_code_scale(g, distances[i]));
             nearest_offer_once(nearest, &batch[i]);
         }
