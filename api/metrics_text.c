@@ -173,8 +173,7 @@ void metrics_write(struct api_app *app, struct buf *out)
               (double)s.index_pending);
     put_gauge(out, "index_memory_bytes", "Memory of the graphs of open databases",
               (double)s.index_bytes);
-    put_gauge(out, "filter_memory_bytes", "Memory of the columns that filters use",
-              (double)s.filter_bytes);
+    put_gauge(out, "filter_memory_bytes", "Memory of what filters use", (double)s.filter_bytes);
     put_recall(app, out);
     put_gauge(out, "scrub_progress_ratio", "Progress of the current scrub; 1 between two",
               s.scrub_progress);

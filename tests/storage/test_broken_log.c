@@ -5,6 +5,7 @@
 #include <stdatomic.h>
 
 #include "storage/database_private.h"
+#include "storage/filter/filter.h"
 
 enum { IDS = 40 };
 
@@ -100,6 +101,23 @@ static bool is_expected(void *ctx, const struct row *row)
     return true;
 }
 
+/* A filter that every row matches, new and used before. */
+static void check_filter(struct reader *r, const struct rows *rows)
+{
+    struct arena arena = {0};
+    struct value zero = {.kind = VALUE_NUMBER, .number = number_from_u64(0)};
+    struct filter_node node = {.op = FILTER_GTE, .values = &zero, .value_count = 1, .where = "id"};
+    const struct filter *filter;
+    CHECK_OK(filter_compile(&node, NULL, &arena, &filter, &err));
+    for (int use = 0; use < 3; use++) {
+        struct filter_rows found;
+        CHECK_OK(filter_find_rows(r, filter, true, &found, &err));
+        assert_int_equal(found.count, rows->count);
+        filter_rows_deinit(&found);
+    }
+    arena_free(&arena);
+}
+
 /* Every way to read finds exactly `rows`. */
 static void check_reader(struct reader *r, const struct rows *rows)
 {
@@ -123,6 +141,7 @@ static void check_reader(struct reader *r, const struct rows *rows)
     assert_int_equal(hit_count, rows->count);
     for (size_t i = 0; i < hit_count; i++)
         assert_true(hits[i].row.vector[0] == rows->first[hits[i].row.id.number]);
+    check_filter(r, rows);
 }
 
 static void check_rows(struct fixture *fx, const struct rows *rows)
@@ -171,6 +190,7 @@ static void a_reader_that_had_begun_keeps_its_snapshot(void **state)
     set_row(&seen, 2, 2);
     struct reader r;
     reader_begin(fx->db, &r);
+    check_reader(&r, &seen); /* from now on it is known which rows match */
     fail_the_sync(fx);
     check_reader(&r, &seen);
     reader_end(&r);
