@@ -8,10 +8,11 @@
 #include "storage/index/graph_private.h"
 
 /* A candidate is in the way of a farther one if it is nearer to that one than the node is; in the
- * second pass only if it is clearly nearer. */
-static const float SECOND_PASS = 1.2f;
+ * second pass only if it is clearly nearer, in the third one if it is much nearer. */
+static const float SECOND_PASS = 1.2f, THIRD_PASS = 1.6f;
 
 enum {
+    ASIDE_PART = 8,          /* one link in so many is left for the third pass     */
     PRODUCT_EF = 100,        /* of the second walk under dot product ...           */
     PRODUCT_CANDIDATES = 64, /* ... and what is taken of it */
 };
@@ -137,6 +138,30 @@ static void choose_spread(struct choice *ch, uint32_t limit, float slack)
     }
 }
 
+/* The candidate that is least hidden by those chosen before, by its distances to the nearest one of
+ * them and to the node. */
+static uint32_t least_hidden(const struct candidates *c)
+{
+    uint32_t best = c->count;
+    float nearest = 1, distance = THIRD_PASS;
+    for (uint32_t i = 0; i < c->count; i++) {
+        if (c->state[i] || c->nearest[i] * distance <= nearest * c->distances[i]) continue;
+        best = i;
+        nearest = c->nearest[i];
+        distance = c->distances[i];
+    }
+    return best;
+}
+
+/* The nearest candidates lie in the same clusters as the node, where rows are many and alike.  The
+ * last links lead away from there: without them small clusters are found by few searches, whatever
+ * their effort. */
+static void choose_aside(struct choice *ch, uint32_t limit)
+{
+    for (uint32_t i; ch->count < limit && (i = least_hidden(ch->c)) < ch->c->count;)
+        choose(ch, i);
+}
+
 /* The candidate with the largest inner product that none chosen before is in the way of. */
 static uint32_t largest_product(const struct candidates *c)
 {
@@ -190,7 +215,8 @@ uint32_t graph_choose_links(struct graph *g, const struct graph_arena *a, struct
     if (g->codec.metric == METRIC_DOT_PRODUCT) choose_by_product(&ch, node, limit);
     take_chosen(&ch);
     choose_spread(&ch, limit, 1);
-    choose_spread(&ch, limit, SECOND_PASS);
+    choose_spread(&ch, limit - limit / ASIDE_PART, SECOND_PASS);
+    choose_aside(&ch, limit);
     for (uint32_t i = 0; i < c->count && ch.count < DEGREE_MIN_FILL && ch.count < limit; i++)
         if (!c->state[i]) choose(&ch, i);
     return ch.count;
@@ -224,23 +250,58 @@ static void score_from(const struct graph *g, const struct graph_arena *a, struc
     graph_score(g, a, &q, others, count, out);
 }
 
-/* Is one of the links, whose distances are in s->distances, in the way of `to`?  Then choosing anew
- * would come to the same, at ten times the cost: mostly it is so.  Under dot product it would not. */
-static bool is_hidden(const struct graph *g, const struct graph_arena *a, struct graph_scratch *s,
-                      const uint32_t *links, uint32_t count, uint32_t to, float distance,
-                      const struct graph_liveness *alive)
+/* A node with as many links as it can have, and one more. */
+struct crowd {
+    uint32_t *links; /* the last one has just come */
+    uint32_t count;
+    const float *distances;   /* from the node */
+    float between[BATCH_MAX]; /* from the last one to the others */
+};
+
+/* Is one of the links in the way of the last one?  Then choosing anew would come to the same, at
+ * ten times the cost: mostly it is so. */
+static bool is_hidden(const struct crowd *w, const struct graph_liveness *alive)
 {
-    float between[BATCH_MAX] UNINITIALIZED;
-    if (g->codec.metric == METRIC_DOT_PRODUCT) return false;
-    score_from(g, a, s, to, links, count, between);
-    for (uint32_t i = 0; i < count; i++)
-        if (s->distances[i] <= distance && SECOND_PASS * between[i] <= distance &&
-            (!alive || alive->is_alive(alive->ctx, links[i])))
+    float distance = w->distances[w->count - 1];
+    for (uint32_t i = 0; i + 1 < w->count; i++)
+        if (w->distances[i] <= distance && SECOND_PASS * w->between[i] <= distance &&
+            (!alive || alive->is_alive(alive->ctx, w->links[i])))
             return true;
     return false;
 }
 
-/* Let `from` lead to `to`, perhaps in the place of another link. */
+/* Is the last one in the way of some others?  They make room for it; no need to choose anew
+ * either. */
+static bool takes_places(struct crowd *w)
+{
+    uint32_t kept[BATCH_MAX] UNINITIALIZED, count = 0, last = w->count - 1;
+    for (uint32_t i = 0; i < last; i++) {
+        kept[count] = w->links[i];
+        count +=
+            w->distances[last] > w->distances[i] || SECOND_PASS * w->between[i] > w->distances[i];
+    }
+    if (count == last || count + 1 < DEGREE_MIN_FILL) return false;
+    kept[count++] = w->links[last];
+    memcpy(w->links, kept, count * sizeof *kept);
+    w->count = count;
+    return true;
+}
+
+/* Choose among more links than there is room for; returns how many there are then. */
+static uint32_t choose_anew(struct graph *g, const struct graph_arena *a, struct graph_scratch *s,
+                            struct candidates *c, uint32_t from, uint32_t limit,
+                            const struct graph_liveness *alive, uint32_t *links, uint32_t count)
+{
+    c->count = count;
+    memcpy(c->nodes, links, count * sizeof *links);
+    memcpy(c->distances, s->distances, count * sizeof *c->distances);
+    memset(c->state, 0, count);
+    graph_sort_candidates(c);
+    count = graph_choose_links(g, a, s, c, from, limit, alive, links);
+    return keep_refused(c, limit, links, count);
+}
+
+/* Let `from` lead to `to`, perhaps in the place of other links. */
 static void link_back(struct graph *g, struct graph_arena *a, struct graph_scratch *s,
                       struct candidates *c, uint32_t from, uint32_t to,
                       const struct graph_liveness *alive)
@@ -261,20 +322,25 @@ static void link_back(struct graph *g, struct graph_arena *a, struct graph_scrat
         graph_store_links(a, node, from, links, count + 1, flags);
         return;
     }
-    count -= twins; /* it stays where it is */
-    links[twins + count++] = to;
-    score_from(g, a, s, from, links + twins, count, s->distances);
-    if (is_hidden(g, a, s, links + twins, count - 1, to, s->distances[count - 1], alive)) {
-        graph_unlock_node(node);
-        return;
+    links[count] = to;
+    /* The twin stays where it is. */
+    struct crowd w UNINITIALIZED;
+    w.links = links + twins;
+    w.count = count - twins + 1;
+    w.distances = s->distances;
+    score_from(g, a, s, from, w.links, w.count, s->distances);
+    if (g->codec.metric != METRIC_DOT_PRODUCT) { /* whose links are chosen by products, too */
+        score_from(g, a, s, to, w.links, w.count - 1, w.between);
+        if (is_hidden(&w, alive)) {
+            graph_unlock_node(node);
+            return;
+        }
+        if (takes_places(&w)) {
+            graph_store_links(a, node, from, links, w.count + twins, flags);
+            return;
+        }
     }
-    c->count = count;
-    memcpy(c->nodes, links + twins, count * sizeof *links);
-    memcpy(c->distances, s->distances, count * sizeof *c->distances);
-    memset(c->state, 0, count);
-    graph_sort_candidates(c);
-    count = graph_choose_links(g, a, s, c, from, g->degree - twins, alive, links + twins);
-    count = keep_refused(c, g->degree - twins, links + twins, count);
+    count = choose_anew(g, a, s, c, from, g->degree - twins, alive, w.links, w.count);
     graph_store_links(a, node, from, links, count + twins, flags);
 }
 
