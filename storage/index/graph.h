@@ -123,6 +123,11 @@ struct graph_liveness {
  * until they are swept.  False: out of memory, nothing has changed. */
 MUST_CHECK bool graph_link(struct graph *g, uint32_t node, uint32_t ef,
                            const struct graph_liveness *alive);
+/* Owner or linker: about where an encoded node lies, by the pivots nearest to it, in 32 bits. Nodes
+ * that are linked in this order, one after the other, find most of what they are compared with in
+ * the caches of the CPU.  There should be many nodes everywhere before: each will lead to others
+ * that are there. */
+uint32_t graph_place(struct graph *g, uint32_t node);
 /* Owner: a dead node that no link leads to any more gives up its links.  Of an unchecked arena: any
  * node, while nobody searches yet. */
 void graph_forget(struct graph *g, uint32_t node);

@@ -74,41 +74,74 @@ static void fetch_links(const struct graph *g, const struct graph_arena *a, uint
         graph_prefetch(node + at);
 }
 
+/* The pivots nearest to a query, nearest first. */
+struct entries {
+    uint32_t count;
+    uint32_t numbers[ENTRIES]; /* among the pivots */
+    float distances[ENTRIES];
+};
+
+static void nearest_pivots(const struct graph *g, const struct graph_arena *a,
+                           const struct graph_pivots *pivots, const struct codec_query *q,
+                           uint32_t hidden, struct entries *e)
+{
+    float distances[SCAN_CHUNK] UNINITIALIZED;
+    uint32_t numbers[SCAN_CHUNK] UNINITIALIZED;
+    e->count = 0;
+    for (uint32_t at = 0; at < pivots->count; at += SCAN_CHUNK) {
+        uint32_t n = pivots->count - at < SCAN_CHUNK ? pivots->count - at : SCAN_CHUNK;
+        for (uint32_t i = 0; i < n; i++)
+            numbers[i] = at + i;
+        codec_distances(&g->codec, q, pivots->cells, NULL, numbers, n, distances);
+        for (uint32_t i = 0; i < n; i++) {
+            if (e->count == ENTRIES && !(distances[i] < e->distances[ENTRIES - 1])) continue;
+            uint32_t node = pivots->nodes[at + i];
+            if (node == hidden || node >= a->capacity) continue;
+            uint32_t place = e->count < ENTRIES ? e->count++ : ENTRIES - 1;
+            for (; place > 0 && e->distances[place - 1] > distances[i]; place--) {
+                e->numbers[place] = e->numbers[place - 1];
+                e->distances[place] = e->distances[place - 1];
+            }
+            e->numbers[place] = at + i;
+            e->distances[place] = distances[i];
+        }
+    }
+}
+
 /* The nearest pivots into the pool; nobody was visited before. */
 static void enter(struct graph *g, const struct graph_arena *a, struct graph_scratch *s,
                   const struct codec_query *q, uint32_t hidden, struct pool *results,
                   const uint64_t *allowed, uint32_t allowed_nodes)
 {
     const struct graph_pivots *pivots = graph_pivots(g);
-    uint32_t best[ENTRIES], count = 0;
-    float best_distances[ENTRIES], distances[SCAN_CHUNK] UNINITIALIZED;
-    uint32_t numbers[SCAN_CHUNK] UNINITIALIZED;
-    for (uint32_t at = 0; pivots && at < pivots->count; at += SCAN_CHUNK) {
-        uint32_t n = pivots->count - at < SCAN_CHUNK ? pivots->count - at : SCAN_CHUNK;
-        for (uint32_t i = 0; i < n; i++)
-            numbers[i] = at + i;
-        codec_distances(&g->codec, q, pivots->cells, NULL, numbers, n, distances);
-        s->distances_computed += n;
-        for (uint32_t i = 0; i < n; i++) {
-            uint32_t node = pivots->nodes[at + i];
-            if (count == ENTRIES && !(distances[i] < best_distances[ENTRIES - 1])) continue;
-            if (node == hidden || node >= a->capacity) continue;
-            uint32_t place = count < ENTRIES ? count++ : ENTRIES - 1;
-            for (; place > 0 && best_distances[place - 1] > distances[i]; place--) {
-                best[place] = best[place - 1];
-                best_distances[place] = best_distances[place - 1];
-            }
-            best[place] = node;
-            best_distances[place] = distances[i];
-        }
+    if (!pivots) return;
+    struct entries e UNINITIALIZED;
+    nearest_pivots(g, a, pivots, q, hidden, &e);
+    s->distances_computed += pivots->count;
+    for (uint32_t i = 0; i < e.count; i++) {
+        uint32_t node = pivots->nodes[e.numbers[i]];
+        if (s->visited[node] == s->visit) continue;
+        s->visited[node] = s->visit;
+        g->codec.kernels->pool_offer(&s->pool, &node, &e.distances[i], 1);
+        if (results && node < allowed_nodes && bits_has(allowed, node))
+            g->codec.kernels->pool_offer(results, &node, &e.distances[i], 1);
     }
-    for (uint32_t i = 0; i < count; i++) {
-        if (s->visited[best[i]] == s->visit) continue;
-        s->visited[best[i]] = s->visit;
-        g->codec.kernels->pool_offer(&s->pool, &best[i], &best_distances[i], 1);
-        if (results && best[i] < allowed_nodes && bits_has(allowed, best[i]))
-            g->codec.kernels->pool_offer(results, &best[i], &best_distances[i], 1);
-    }
+}
+
+uint32_t graph_place(struct graph *g, uint32_t node)
+{
+    struct graph_arena *a = graph_arena(g);
+    const struct graph_pivots *pivots = graph_pivots(g);
+    struct graph_scratch *s = pivots && a && node < a->capacity ? graph_scratch(g, a, 1) : NULL;
+    if (!s) return 0;
+    struct codec_query q = {.code = s->code};
+    struct entries e UNINITIALIZED;
+    codec_query_from_cell(&g->codec, &q, graph_cell(g, a, node));
+    nearest_pivots(g, a, pivots, &q, NO_NODE, &e);
+    uint32_t place = 0;
+    for (uint32_t i = 0; i < 2 && i < e.count; i++)
+        place |= e.numbers[i] << (16 - 16 * i);
+    return place;
 }
 
 static void hide(struct graph_scratch *s, const struct graph_arena *a, uint32_t hidden)
