@@ -7,6 +7,7 @@
 
 #include <cmocka.h>
 
+#include "storage/index/graph_private.h"
 #include "tests/storage/index/graph_world.h"
 
 static void make(struct world *w, enum metric metric, enum codec_kind kind, uint32_t n,
@@ -222,6 +223,92 @@ static void sorted_rows_are_found(void **state)
     world_free(&w);
 }
 
+/* ---- lists that are full ---- */
+
+enum { DEGREE = 30, HUB = 0, LATER = DEGREE + 1 };
+
+/* Row HUB leads to DEGREE rows around it; returns its links once the row LATER, which is filled in,
+ * is linked, too. */
+static uint32_t link_later(struct world *w, uint32_t *links)
+{
+    uint32_t from = HUB;
+    world_graph(w, CODEC_FLOAT32, 16, 200, LATER + 1);
+    world_grow(w, LATER);
+    for (uint32_t i = 1; i <= DEGREE; i++)
+        assert_int_equal(graph_lead_to(w->g, &from, 1, i), NO_NODE);
+    world_grow(w, LATER + 1);
+    struct graph_arena *a = graph_arena(w->g);
+    return graph_links(w->g, graph_node(w->g, a, HUB), a->capacity, links);
+}
+
+static bool is_among(uint32_t node, const uint32_t *links, uint32_t count)
+{
+    for (uint32_t i = 0; i < count; i++)
+        if (links[i] == node) return true;
+    return false;
+}
+
+/* Each in a direction of its own; the one that comes later is in front of three of them. */
+static void a_row_takes_the_places_of_those_it_is_in_front_of(void **state)
+{
+    (void)state;
+    struct world w;
+    uint32_t links[BATCH_MAX], count;
+    world_init(&w, METRIC_EUCLIDEAN, 64, LATER + 1);
+    memset(world_row(&w, 0), 0, (LATER + 1) * w.n * sizeof(float));
+    for (uint32_t i = 1; i <= DEGREE; i++)
+        world_row(&w, i)[i] = 10;
+    for (uint32_t i = 1; i <= 3; i++)
+        world_row(&w, LATER)[i] = 3;
+    count = link_later(&w, links);
+    assert_true(is_among(LATER, links, count));
+    for (uint32_t i = 1; i <= DEGREE; i++)
+        assert_int_equal(is_among(i, links, count), i > 3);
+    world_free(&w);
+}
+
+/* Those that it is in front of are all there are: some of them stay. */
+static void a_list_is_not_left_with_few_links(void **state)
+{
+    (void)state;
+    struct world w;
+    uint32_t links[BATCH_MAX], count;
+    world_init(&w, METRIC_EUCLIDEAN, 64, LATER + 1);
+    memset(world_row(&w, 0), 0, (LATER + 1) * w.n * sizeof(float));
+    for (uint32_t i = 1; i <= DEGREE; i++) {
+        world_row(&w, i)[0] = 7.4f;
+        world_row(&w, i)[i] = 6.7f;
+    }
+    world_row(&w, LATER)[0] = 4;
+    count = link_later(&w, links);
+    assert_true(is_among(LATER, links, count));
+    assert_true(count >= DEGREE_MIN_FILL);
+    world_free(&w);
+}
+
+/* A row that would be linked to its own cluster alone, but for the links that are left for what is
+ * hidden least. */
+static void some_links_lead_out_of_a_cluster(void **state)
+{
+    (void)state;
+    enum { FAR = 20, NEAR = 40, ROWS = FAR + NEAR };
+    struct world w;
+    world_init(&w, METRIC_EUCLIDEAN, 64, ROWS);
+    memset(world_row(&w, 0), 0, ROWS * w.n * sizeof(float));
+    for (uint32_t i = 0; i < ROWS; i++)
+        world_row(&w, i)[i] = i < FAR ? 3 : 1 + 0.004f * (float)(i - FAR);
+    world_graph(&w, CODEC_FLOAT32, 16, 200, ROWS);
+    world_grow(&w, ROWS);
+    struct graph_arena *a = graph_arena(w.g);
+    uint32_t links[BATCH_MAX], out = 0;
+    uint32_t count = graph_links(w.g, graph_node(w.g, a, ROWS - 1), a->capacity, links);
+    for (uint32_t i = 0; i < count; i++)
+        out += links[i] < FAR;
+    assert_int_equal(count, 16);
+    assert_true(out >= 2);
+    world_free(&w);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -233,6 +320,9 @@ int main(void)
         cmocka_unit_test(rows_after_a_clearance_are_found),
         cmocka_unit_test(dead_rows_are_not_linked_to),
         cmocka_unit_test(sorted_rows_are_found),
+        cmocka_unit_test(a_row_takes_the_places_of_those_it_is_in_front_of),
+        cmocka_unit_test(a_list_is_not_left_with_few_links),
+        cmocka_unit_test(some_links_lead_out_of_a_cluster),
     };
     return cmocka_run_group_tests_name("graph_link", tests, NULL, NULL);
 }
