@@ -186,7 +186,9 @@ install: all
 	    $(DESTDIR)/etc/jadevectordb $(DOC_DIR)/examples
 	install -m 755 $(PROGRAMS) $(DESTDIR)$(PREFIX)/bin
 	sed 's|/usr/local/|$(PREFIX)/|g' systemd/jadevectordb.service >$(O)/jadevectordb.service
-	install -m 644 $(O)/jadevectordb.service $(DESTDIR)$(PREFIX)/lib/systemd/system
+	sed 's|/usr/local/|$(PREFIX)/|g' systemd/jadevectordb.socket >$(O)/jadevectordb.socket
+	install -m 644 $(O)/jadevectordb.service $(O)/jadevectordb.socket \
+	    $(DESTDIR)$(PREFIX)/lib/systemd/system
 	install -m 644 systemd/jadevectordb.sysusers $(DESTDIR)$(PREFIX)/lib/sysusers.d/jadevectordb.conf
 	install -m 644 systemd/jadevectordb.tmpfiles $(DESTDIR)$(PREFIX)/lib/tmpfiles.d/jadevectordb.conf
 	test -e $(DESTDIR)/etc/jadevectordb/config.json || \

@@ -209,6 +209,16 @@ bool listener_sweep(struct listener *l)
 
 /* ---- the socket ---- */
 
+bool listener_is_loopback(const struct listener *l)
+{
+    struct sockaddr_storage addr = {0};
+    socklen_t bytes = sizeof addr;
+
+    if (getsockname(l->fd, (struct sockaddr *)&addr, &bytes) != 0) return false;
+    struct in6_addr address = peer_address(&addr);
+    return address_is_loopback(&address);
+}
+
 static void listener_describe(struct listener *l)
 {
     struct sockaddr_storage addr;
@@ -223,33 +233,37 @@ static void listener_describe(struct listener *l)
     snprintf(l->url, sizeof l->url, v6 ? "%s://[%s]:%s" : "%s://%s:%s", scheme, host, port);
 }
 
+static enum err_code listener_bind(struct listener *l, struct err *err)
+{
+    const struct listener_options *options = &l->options;
+    struct sockaddr_storage addr;
+    socklen_t addr_bytes = 0;
+    int on = 1, off = 0;
+    enum err_code rc = host_parse(options->host, options->port, &addr, &addr_bytes, err);
+
+    if (rc) return rc;
+    l->fd = socket(addr.ss_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+    if (l->fd < 0) return err_os(err, errno, "cannot make a socket for %s", options->host);
+    /* No SO_REUSEPORT: a second daemon would silently take half of the clients. */
+    setsockopt(l->fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on);
+    if (addr.ss_family == AF_INET6) setsockopt(l->fd, IPPROTO_IPV6, IPV6_V6ONLY, &off, sizeof off);
+    if (bind(l->fd, (struct sockaddr *)&addr, addr_bytes) != 0 || listen(l->fd, BACKLOG) != 0)
+        return err_os(err, errno, "cannot listen on %s port %u", options->host,
+                      (unsigned)options->port);
+    return ERR_OK;
+}
+
 enum err_code listener_open(const struct listener_options *options, struct listener **out,
                             struct err *err)
 {
     struct listener *l = mem_new(struct listener);
-    struct sockaddr_storage addr;
-    socklen_t addr_bytes = 0;
-    int on = 1, off = 0;
-    enum err_code rc;
+    enum err_code rc = ERR_OK;
 
     l->options = *options;
-    l->fd = -1;
+    l->fd = options->passed_fd > 0 ? options->passed_fd : -1;
     mutex_init(&l->mu, LOCK_LEAF);
-    rc = host_parse(options->host, options->port, &addr, &addr_bytes, err);
+    if (l->fd < 0) rc = listener_bind(l, err);
     if (rc) goto out;
-    l->fd = socket(addr.ss_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
-    if (l->fd < 0) {
-        rc = err_os(err, errno, "cannot make a socket for %s", options->host);
-        goto out;
-    }
-    /* No SO_REUSEPORT: a second daemon would silently take half of the clients. */
-    setsockopt(l->fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on);
-    if (addr.ss_family == AF_INET6) setsockopt(l->fd, IPPROTO_IPV6, IPV6_V6ONLY, &off, sizeof off);
-    if (bind(l->fd, (struct sockaddr *)&addr, addr_bytes) != 0 || listen(l->fd, BACKLOG) != 0) {
-        rc = err_os(err, errno, "cannot listen on %s port %u", options->host,
-                    (unsigned)options->port);
-        goto out;
-    }
     listener_describe(l);
     l->options.host = NULL; /* was borrowed */
     *out = l;
@@ -310,7 +324,7 @@ void listener_shut(struct listener *l)
 {
     if (l->fd < 0) return;
     /* Whoever is in the backlog has connected, as far as he knows. */
-    for (int i = 0; i < BACKLOG && listener_accept_one(l) == 0;)
+    for (int i = 0; i < BACKLOG && l->options.passed_fd == 0 && listener_accept_one(l) == 0;)
         i++;
     close(l->fd);
     l->fd = -1;

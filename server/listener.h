@@ -17,7 +17,10 @@
 struct listener_options {
     const char *host; /* an IPv4 or IPv6 address, or "localhost"; borrowed during the call */
     uint16_t port;    /* 0: any free one */
-    bool tls;         /* a refused client is not told why, and the URL says https */
+    /* A socket that listens already, instead of host and port; 0: none.  Owned by the listener,
+     * from the call of listener_open() on. */
+    int passed_fd;
+    bool tls; /* a refused client is not told why, and the URL says https */
     size_t connection_count_max;
     size_t connection_per_ip_count_max; /* IPv6: per /64.  Loopback is exempt. */
     /* Takes ownership of fd, which is non-blocking.  listener_forget() is due when it is closed. */
@@ -33,11 +36,14 @@ MUST_CHECK enum err_code listener_open(const struct listener_options *options,
                                        struct listener **out, struct err *err);
 int listener_fd(const struct listener *listener);          /* to be polled for reading */
 const char *listener_url(const struct listener *listener); /* "http://127.0.0.1:8080" */
+/* Can it be reached from this machine alone? */
+bool listener_is_loopback(const struct listener *listener);
 
 /* Accept what waits, a batch at most; past a cap a client gets 503 and is closed.  False: out of
  * descriptors or memory, try again in a while. */
 bool listener_accept(struct listener *listener);
-/* Accept all that waits, then let nobody in any more. */
+/* Let nobody in any more.  Whoever waits is accepted first, unless the socket was passed in: then
+ * he stays in its queue for the process that gets it next. */
 void listener_shut(struct listener *listener);
 
 /* Close refused clients that have had time to read why.  True: some are left, come back in a

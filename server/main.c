@@ -11,6 +11,7 @@
 
 #include "api/api.h"
 #include "config/config.h"
+#include "server/activation.h"
 #include "server/daemon.h"
 #include "server/data_dir.h"
 #include "server/http.h"
@@ -30,6 +31,7 @@ extern char **environ;
 struct server {
     struct config config;
     int lock_fd;
+    int passed_fd; /* a listening socket by the service manager, or -1 */
     struct service *service;
     struct api_app app;
     bool app_ready;
@@ -131,6 +133,7 @@ static struct listener_options listener_options_of(struct server *s)
     return (struct listener_options){
         .host = c->server_host,
         .port = (uint16_t)c->server_port,
+        .passed_fd = s->passed_fd > 0 ? s->passed_fd : 0,
         .tls = s->tls_cert != NULL,
         .connection_count_max = (size_t)c->server_max_connections,
         .connection_per_ip_count_max = (size_t)c->server_max_connections_per_ip,
@@ -207,6 +210,30 @@ static int server_fail(int status, const struct err *err)
     return status;
 }
 
+/* The configuration knows server.host; what is passed in may be bound to anything. */
+static enum err_code server_check_passed(const struct server *s, struct err *err)
+{
+    const struct config *c = &s->config;
+
+    if (listener_is_loopback(s->listener) || c->security_api_keys_file || c->server_allow_insecure)
+        return ERR_OK;
+    return err_set(err, ERR_INVALID_REQUEST,
+                   "the socket that was passed in (%s) is not a loopback one, so anybody who "
+                   "reaches it could read and delete everything: set security.api_keys_file, or "
+                   "server.allow_insecure to do it all the same",
+                   listener_url(s->listener));
+}
+
+static enum err_code server_listen(struct server *s, struct err *err)
+{
+    struct listener_options options = listener_options_of(s);
+    bool is_passed = s->passed_fd >= 0;
+
+    s->passed_fd = -1; /* the listener's from here on */
+    enum err_code rc = listener_open(&options, &s->listener, err);
+    return rc || !is_passed ? rc : server_check_passed(s, err);
+}
+
 /* As far as it gets; server_close() undoes it.  0 or the exit status. */
 static int server_open(struct server *s, struct err *err)
 {
@@ -214,9 +241,9 @@ static int server_open(struct server *s, struct err *err)
     struct service_options service = service_options_of(&s->config);
     struct api_options api = api_options_of(&s->config);
     struct http_options http;
-    struct listener_options listener;
     enum err_code rc;
 
+    if (activation_take(&s->passed_fd, err)) return EX_CONFIG;
     if (log_open(&log, err) || server_read_tls(s, err)) return EX_CONFIG;
     server_raise_limits(&s->config);
     if (server_is_persistent(&s->config)) {
@@ -233,8 +260,7 @@ static int server_open(struct server *s, struct err *err)
     http = http_options_of(s);
     rc = http_start(&http, &s->app, s->workers, &s->http, err);
     if (rc) return rc == ERR_INVALID_REQUEST ? EX_CONFIG : EXIT_FAILURE;
-    listener = listener_options_of(s);
-    rc = listener_open(&listener, &s->listener, err);
+    rc = server_listen(s, err);
     if (rc) return rc == ERR_INVALID_REQUEST ? EX_CONFIG : EXIT_FAILURE;
     return 0;
 }
@@ -283,7 +309,7 @@ static int server_main(struct server *s)
 
 int main(int argc, char **argv)
 {
-    struct server s = {.lock_fd = -1};
+    struct server s = {.lock_fd = -1, .passed_fd = -1};
     enum config_action action;
     struct err err;
     int status = 0;

@@ -79,8 +79,8 @@ def daemons(tmp_path):
     """A factory: daemons(**options) starts a daemon; directory= for one that exists already."""
     made = []
 
-    def make(directory=None, start=True, env=None, **options):
-        daemon = Daemon(directory or tmp_path / f"data{len(made)}", env=env, **options)
+    def make(directory=None, start=True, **options):
+        daemon = Daemon(directory or tmp_path / f"data{len(made)}", **options)
         made.append(daemon)
         return daemon.start() if start else daemon
 

@@ -98,14 +98,16 @@ class Daemon:
     """One daemon on one directory.  Options are flags: Daemon(dir, persistence_max_open_files=5).
 
     start() must be called on the main thread (the daemon dies with the thread that started it).
+    `listening`: a socket that is passed in as systemd does it.
     """
 
     every = []  # all of this test, for its report and its end
 
-    def __init__(self, directory, env=None, **options):
+    def __init__(self, directory, env=None, listening=None, **options):
         self.directory = pathlib.Path(directory)
         self.options = {"persistence_storage_path": self.directory, "server_port": 0, **options}
         self.env = env
+        self.listening = listening
         self.process = None
         self.port = None
         self.session = None
@@ -122,8 +124,10 @@ class Daemon:
         self._log_begin = len(self.lines)
         self._ended = False
         self.process = subprocess.Popen(
-            [str(BIN), *flags(self.options)], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT, env=clean_environment(self.env), preexec_fn=die_with_parent)
+            [*self._launcher(), str(BIN), *flags(self.options)], stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=clean_environment(self.env),
+            preexec_fn=die_with_parent,
+            pass_fds=[self.listening.fileno()] if self.listening else [])
         self._reader = threading.Thread(target=self._read_log, args=(self.process.stdout,),
                                         daemon=True)
         self._reader.start()
@@ -132,6 +136,14 @@ class Daemon:
             self.port = int(line.group(1).rstrip("/").rsplit(":", 1)[1])
             self.session = Session()
         return self
+
+    def _launcher(self):
+        """The protocol wants the descriptor to be 3 and its own process id in a variable."""
+        if not self.listening:
+            return []
+        fd = self.listening.fileno()
+        move = f" 3<&{fd} {fd}<&-" if fd != 3 else ""
+        return ["/bin/bash", "-c", f'export LISTEN_FDS=1 LISTEN_PID=$$; exec "$@"{move}', "launcher"]
 
     def _read_log(self, pipe):
         for raw in pipe:

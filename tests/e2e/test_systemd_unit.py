@@ -43,6 +43,17 @@ def test_unit_file_is_well_formed(installed):
 
 
 @needs_systemd
+def test_socket_unit_is_well_formed_and_its_port_is_allowed(installed):
+    text = UNIT.with_suffix(".socket").read_text()
+    unit = installed.with_suffix(".socket")
+    unit.write_text(text.replace("/usr/local/", f"{installed.parent}/prefix/"))
+    done = run("systemd-analyze", "verify", "--man=no", unit)
+    assert done.returncode == 0 and "jadevectordb.socket" not in done.stderr, done.stdout + done.stderr
+    streams = re.findall(r"^ListenStream=(\S+)$", text, re.M)  # the daemon takes exactly one
+    assert streams == ["127.0.0.1:8080"]
+
+
+@needs_systemd
 @pytest.mark.parametrize("which", ["in the repository", "installed"])
 def test_exposure_is_low(installed, which):
     unit = UNIT if which == "in the repository" else installed

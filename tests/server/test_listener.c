@@ -10,6 +10,7 @@
 
 #include <arpa/inet.h>
 #include <netinet/in.h>
+#include <unistd.h>
 
 #include "server/listener.h"
 
@@ -120,6 +121,60 @@ static void loopback_is_only_held_to_the_total(void **state)
     listener_close(l);
 }
 
+/* A socket that listens at a free port of `address`. */
+static int listening_socket(const char *address, struct sockaddr_in *bound)
+{
+    socklen_t bytes = sizeof *bound;
+    int fd = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+
+    *bound = (struct sockaddr_in){.sin_family = AF_INET};
+    assert_int_equal(inet_pton(AF_INET, address, &bound->sin_addr), 1);
+    assert_int_equal(bind(fd, (struct sockaddr *)bound, sizeof *bound), 0);
+    assert_int_equal(listen(fd, 8), 0);
+    assert_int_equal(getsockname(fd, (struct sockaddr *)bound, &bytes), 0);
+    return fd;
+}
+
+static void who_waits_at_a_passed_socket_is_left_to_the_next(void **state)
+{
+    struct sockaddr_in bound;
+    struct listener *l = NULL;
+    struct err err;
+    int fd = listening_socket("127.0.0.1", &bound), own = dup(fd);
+    struct listener_options o = {.host = "not looked at",
+                                 .passed_fd = own,
+                                 .connection_count_max = 1,
+                                 .connection_per_ip_count_max = 1};
+
+    (void)state;
+    assert_int_equal(listener_open(&o, &l, &err), ERR_OK);
+    assert_int_equal(listener_fd(l), own);
+    assert_int_equal(strtoul(strrchr(listener_url(l), ':') + 1, NULL, 10), ntohs(bound.sin_port));
+    assert_true(listener_is_loopback(l));
+    int client = socket(AF_INET, SOCK_STREAM, 0);
+    assert_int_equal(connect(client, (struct sockaddr *)&bound, sizeof bound), 0);
+    listener_shut(l); /* it would call take(), which is not there, if it accepted */
+    int accepted = accept4(fd, NULL, NULL, SOCK_CLOEXEC);
+    assert_true(accepted >= 0);
+    listener_close(l);
+    close(accepted);
+    close(client);
+    close(fd);
+}
+
+static void a_socket_for_everybody_is_not_loopback(void **state)
+{
+    struct sockaddr_in bound;
+    struct listener *l = NULL;
+    struct err err;
+    struct listener_options o = {.passed_fd = listening_socket("0.0.0.0", &bound)};
+
+    (void)state;
+    assert_int_equal(listener_open(&o, &l, &err), ERR_OK);
+    assert_false(listener_is_loopback(l));
+    listener_close(l);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -128,6 +183,8 @@ int main(void)
         cmocka_unit_test(one_address_has_a_limited_share),
         cmocka_unit_test(an_ipv6_network_shares_one_share),
         cmocka_unit_test(loopback_is_only_held_to_the_total),
+        cmocka_unit_test(who_waits_at_a_passed_socket_is_left_to_the_next),
+        cmocka_unit_test(a_socket_for_everybody_is_not_loopback),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
