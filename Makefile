@@ -51,7 +51,7 @@ LDFLAGS        += -Wl,-z,relro,-z,now,-z,noexecstack,-z,separate-code
 # mimalloc comes first, so that it is the allocator of everything; sanitizers bring their own.
 MIMALLOC := $(if $(filter asan tsan,$(BUILD)),,-Wl,--push-state,--no-as-needed -lmimalloc -Wl,--pop-state)
 DAEMON_LIBS = $(MIMALLOC) -lmicrohttpd -luv -ljansson -lnettle -lz -lzstd -lm
-CLI_LIBS    = $(MIMALLOC) -lcurl -ljansson -lm
+CLI_LIBS    = $(MIMALLOC) -lcurl -ljansson -lnettle -lm
 
 LIB_SRC    := $(wildcard storage/*.c storage/*/*.c api/*.c config/*.c)
 SERVER_SRC := $(wildcard server/*.c)

@@ -23,8 +23,8 @@ struct command {
 
 /* One file each; main.c has the table. */
 extern const struct command command_accept, command_create, command_delete, command_export,
-    command_get, command_import, command_list, command_put, command_query, command_stats,
-    command_verify, command_repair;
+    command_get, command_import, command_keygen, command_list, command_put, command_query,
+    command_stats, command_verify, command_repair;
 
 #define ARG_DATABASE                                                                               \
     {                                                                                              \

@@ -10,9 +10,9 @@
 enum { EXIT_USAGE = 2, EXIT_INTERRUPTED = 130 };
 
 static const struct command *const commands[] = {
-    &command_list,   &command_create, &command_delete, &command_put,
-    &command_get,    &command_query,  &command_stats,  &command_export,
-    &command_import, &command_verify, &command_repair, &command_accept,
+    &command_list,   &command_create, &command_delete, &command_put,    &command_get,
+    &command_query,  &command_stats,  &command_export, &command_import, &command_verify,
+    &command_repair, &command_accept, &command_keygen,
 };
 enum { COMMAND_COUNT = sizeof commands / sizeof *commands };
 

@@ -1,8 +1,10 @@
 """jadevectordb-cli against the daemon, and against a server that misbehaves."""
+import hashlib
 import http.server
 import json
 import os
 import pty
+import re
 import signal
 import subprocess
 import threading
@@ -89,6 +91,41 @@ def test_digits_reach_the_server_as_they_were_typed(daemon):
     good(daemon.url, "put", "exact", 1, "--data", text)
     data = daemon.get("/databases/exact/vectors/1").json()["data"]
     assert bits(data) == np.float32(1.00000011920928955078125).tobytes()
+
+
+def test_a_key_that_keygen_makes_opens_the_server_for_what_it_says(daemons, tmp_path):
+    """Its entry is taken as printed; the key is nowhere in it."""
+    made = {name: json.loads(good("", "keygen", name, scope, *more, "--json"))
+            for name, scope, more in (("ops", "admin", []), ("Größe \"1\"", "read", ["--databases", "a,b"]))}
+    keys = tmp_path / "keys.json"
+    keys.write_text(json.dumps({"keys": [m["entry"] for m in made.values()]}))
+    keys.chmod(0o600)
+    (ops, reader) = (m["key"] for m in made.values())
+    assert ops != reader and ops not in keys.read_text()
+    for key in (ops, reader):
+        assert re.fullmatch(r"jvdb_[A-Za-z0-9_-]{43}", key)
+    assert made["ops"]["entry"]["databases"] == ["*"]
+    daemon = daemons(security_api_keys_file=keys)
+    for name in ("a", "c"):
+        good(daemon.url, "create", name, "--dimension", 2, env={"JADEVECTORDB_API_KEY": ops})
+    good(daemon.url, "stats", "a", env={"JADEVECTORDB_API_KEY": reader})
+    assert "forbidden" in failed(1, daemon.url, "stats", "c", env={"JADEVECTORDB_API_KEY": reader})
+    assert "forbidden" in failed(1, daemon.url, "delete", "a", env={"JADEVECTORDB_API_KEY": reader})
+    assert "unauthorized" in failed(1, daemon.url, "stats", "a")
+
+
+def test_keygen_for_people_shows_the_key_and_the_entry():
+    key, entry = (line.split(None, 1) for line in good("", "keygen", "ops", "write").splitlines())
+    assert key[0] == "key" and entry[0] == "entry"
+    assert json.loads(entry[1])["sha256"] == hashlib.sha256(key[1].encode()).hexdigest()
+
+
+@pytest.mark.parametrize("words, says", [
+    (["ops"], "--scope"), (["ops", "root"], "read, write or admin"), (["", "read"], "--name"),
+    (["ops", "read", "--databases", "a,,b"], "--databases"),
+    (["ops", "read", "--databases", "a,../b"], "--databases"), (["o" * 129, "read"], "128")])
+def test_keygen_makes_no_key_that_the_server_would_refuse(words, says):
+    assert says in failed(2, "", "keygen", *words)
 
 
 @pytest.fixture
