@@ -27,6 +27,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "api/auth.h"
 #include "storage/base/arena.h"
 #include "storage/base/buf.h"
 #include "storage/service.h"
@@ -92,6 +93,7 @@ struct api_request {
     const char *origin;
     const char *if_match; /* conditions and idempotency: refused until they are kept */
     const char *idempotency_key;
+    const char *peer; /* address of the client, or NULL; for the log */
     bool has_content_length;
     uint64_t content_length;
     bool chunked; /* Transfer-Encoding: chunked */
@@ -124,6 +126,8 @@ struct api_request {
     enum err_code feed_rc; /* first failure of api_feed() */
     struct err feed_err;
     uint64_t begun_ns;
+    char key_name[AUTH_NAME_BYTES]; /* whose API key it is, or ""                          */
+    const char *subject;            /* database named in the body instead of the path, or NULL */
 };
 
 struct api_response {

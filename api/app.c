@@ -319,7 +319,7 @@ enum api_next api_begin(struct api_app *app, struct api_request *req, struct api
         const char *db =
             strncmp(req->route->pattern, "/databases/{db}", 15) == 0 ? req->params[0].text : NULL;
         rc = auth_check(app->auth, req->authorization, req->api_key, (int)req->route->scope, db,
-                        &res->retry_after_seconds, &err);
+                        req->key_name, &res->retry_after_seconds, &err);
         if (rc == ERR_UNAUTHORIZED) add_header(res, "WWW-Authenticate", "Bearer");
     }
     if (!rc) rc = check_conditions(req, &err);
@@ -433,6 +433,20 @@ bool api_wait(struct api_response *res, struct api_request *req, void (*done)(vo
     return false;
 }
 
+/* Who did what that needs the greatest rights, done or failed.  Not what was refused for want of a
+ * key: anybody could fill the log. */
+static void audit(const struct api_request *req, const struct api_response *res)
+{
+    bool has_key = req->key_name[0];
+
+    if (!req->route || req->route->scope != SCOPE_ADMIN) return;
+    if (res->status == 401 || res->status == 429) return;
+    log_info("audit: %.16s %.300s%s%s %d, %s%s, from %s [request %s]", req->method, req->path,
+             req->subject ? " database " : "", req->subject ? req->subject : "", res->status,
+             has_key ? "key " : "no key", req->key_name, req->peer ? req->peer : "?",
+             res->request_id);
+}
+
 void api_end(struct api_app *app, struct api_request *req, struct api_response *res, bool sent)
 {
     (void)app;
@@ -441,6 +455,7 @@ void api_end(struct api_app *app, struct api_request *req, struct api_response *
     log_debug("%.16s %.300s %d %zu bytes %.3f ms%s [request %s]", req->method ? req->method : "?",
               req->path ? req->path : "?", res->status, res->body.len, (double)ns * 1e-6,
               sent ? "" : ", client gone", res->request_id);
+    audit(req, res);
     drop_wait(res);
     drop_stream(req);
     buf_free(&res->body);

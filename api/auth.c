@@ -17,10 +17,12 @@
 #include "storage/base/hex.h"
 #include "storage/base/lock.h"
 #include "storage/base/mem.h"
+#include "storage/base/utf8.h"
 
 enum { KEYS_MAX = 10000, DATABASES_MAX = 1000, FILE_BYTES_MAX = 16 * 1024 * 1024 };
 
 struct api_key {
+    char name[AUTH_NAME_BYTES];
     unsigned char hash[SHA256_DIGEST_SIZE];
     enum api_scope scope;
     bool every_database;
@@ -137,6 +139,9 @@ static enum err_code parse_key(const json_t *object, struct api_key *key, size_t
         return err_set(err, ERR_INVALID_REQUEST, "%s needs a \"name\"", where);
     enum err_code rc = json_only_fields(object, fields, where, err);
     if (rc) return rc;
+    size_t name_bytes = strlen(name);
+    if (name_bytes >= sizeof key->name) name_bytes = utf8_cut(name, sizeof key->name - 1);
+    memcpy(key->name, name, name_bytes);
     for (int i = SCOPE_READ; scope && i <= SCOPE_ADMIN; i++) {
         if (strcmp(scope, scopes[i]) == 0) key->scope = (enum api_scope)i;
     }
@@ -262,9 +267,10 @@ static bool may_use(const struct api_key *key, const char *database)
 }
 
 enum err_code auth_check(struct api_auth *auth, const char *authorization, const char *api_key,
-                         int scope, const char *database, uint32_t *retry_after_seconds,
-                         struct err *err)
+                         int scope, const char *database, char key_name[AUTH_NAME_BYTES],
+                         uint32_t *retry_after_seconds, struct err *err)
 {
+    static const char nobody[AUTH_NAME_BYTES];
     const char *text = presented(authorization, api_key);
     unsigned char hash[SHA256_DIGEST_SIZE];
     struct sha256_ctx sha;
@@ -281,7 +287,9 @@ enum err_code auth_check(struct api_auth *auth, const char *authorization, const
             difference |= auth->list.keys[i].hash[j] ^ hash[j];
         if (!difference) key = &auth->list.keys[i]; /* no early exit: the same time for all */
     }
-    if (!key || !*text) {
+    if (!*text) key = NULL;
+    memcpy(key_name, key ? key->name : nobody, sizeof nobody);
+    if (!key) {
         rc = err_set(err, ERR_UNAUTHORIZED,
                      "an API key is needed: Authorization: Bearer KEY, or X-API-Key: KEY");
     } else if (auth->rate_limit && !take_token(key, auth->rate_limit, clock_ns())) {

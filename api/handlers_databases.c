@@ -382,6 +382,7 @@ static enum err_code create(struct api_app *app, struct api_request *req, struct
     }
     if (!name) name = in_body;
     rc = database_name_check(name, name == in_body ? len : req->params[0].len, err);
+    if (!rc && name == in_body) req->subject = arena_copy(&req->arena, in_body, len + 1);
     if (!rc) rc = json_only_fields(body, fields, "the request", err);
     if (!rc) rc = schema_from_json(app, body, &schema, err);
     if (!rc) rc = service_create(app->service, name, &schema, if_missing, &created, err);

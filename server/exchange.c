@@ -61,11 +61,16 @@ static void exchange_fail_full(struct exchange *x)
         exchange_fail(x, ERR_OVERLOADED, "too many requests are waiting");
 }
 
-void exchange_expect(struct exchange *x, uint64_t ns)
+static struct connection *exchange_connection(const struct exchange *x)
 {
     const union MHD_ConnectionInfo *info =
         MHD_get_connection_info(x->mhd, MHD_CONNECTION_INFO_SOCKET_CONTEXT);
-    struct connection *c = info ? info->socket_context : NULL;
+    return info ? info->socket_context : NULL;
+}
+
+void exchange_expect(struct exchange *x, uint64_t ns)
+{
+    struct connection *c = exchange_connection(x);
 
     if (c) c->deadline_ns = ns == 0 ? 0 : clock_ns() + ns;
 }
@@ -377,7 +382,9 @@ static enum MHD_Result exchange_refuse(struct exchange *x)
 static enum MHD_Result exchange_begin(struct exchange *x)
 {
     const char *wrong = exchange_headers(x);
+    const struct connection *c = exchange_connection(x);
 
+    if (c) x->req.peer = c->peer_text;
     x->loop->request_count++;
     if (wrong) {
         exchange_fail(x, ERR_INVALID_REQUEST, wrong);

@@ -24,6 +24,7 @@
 #define SERVER_HTTP_PRIVATE_H
 
 #include <microhttpd.h>
+#include <netinet/in.h>
 #include <stdatomic.h>
 #include <uv.h>
 
@@ -113,6 +114,7 @@ struct connection {
     int fd;
     struct sockaddr_storage peer;
     socklen_t peer_bytes;
+    char peer_text[INET6_ADDRSTRLEN];
     uint64_t deadline_ns; /* for what has to arrive next; 0: nothing has to */
 };
 

@@ -1,4 +1,5 @@
 /* loop.c - a libuv loop that drives a libmicrohttpd daemon of its own; its connections. */
+#include <arpa/inet.h>
 #include <assert.h>
 #include <errno.h>
 #include <inttypes.h>
@@ -59,6 +60,19 @@ static void connection_free(struct connection *c)
     l->http->options.forget(l->http->options.ctx, &c->peer);
     atomic_fetch_sub_explicit(&l->connection_count, 1, memory_order_relaxed);
     mem_free(c);
+}
+
+static void connection_describe(struct connection *c)
+{
+    const struct sockaddr_in *v4 = (const struct sockaddr_in *)&c->peer;
+    const struct sockaddr_in6 *v6 = (const struct sockaddr_in6 *)&c->peer;
+    bool is_v4 = c->peer.ss_family == AF_INET;
+    bool is_mapped = !is_v4 && IN6_IS_ADDR_V4MAPPED(&v6->sin6_addr);
+    const void *address = is_v4       ? (const void *)&v4->sin_addr
+                          : is_mapped ? (const void *)&v6->sin6_addr.s6_addr[12]
+                                      : (const void *)&v6->sin6_addr;
+
+    inet_ntop(is_v4 || is_mapped ? AF_INET : AF_INET6, address, c->peer_text, sizeof c->peer_text);
 }
 
 static void mhd_connection(void *cls, struct MHD_Connection *mhd, void **context,
@@ -140,6 +154,7 @@ static void loop_add(struct http_loop *l, struct connection *c)
 {
     if (!uv_is_active((uv_handle_t *)&l->sweeper))
         uv_timer_start(&l->sweeper, loop_on_sweep, SWEEP_MS, SWEEP_MS);
+    connection_describe(c);
     l->adding = c;
     /* Closes the descriptor if it fails. */
     if (MHD_add_connection(l->mhd, c->fd, (struct sockaddr *)&c->peer, c->peer_bytes) != MHD_YES)

@@ -4,6 +4,8 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "storage/base/log.h"
+
 static struct service *service;
 static struct api_app app;
 static struct answer a;
@@ -168,6 +170,58 @@ static void a_key_for_some_databases_is_for_no_other(void **unused)
     expect(&a, 200, NULL);
 }
 
+/* The lines of the log with "audit: ", without what is new in each run. */
+static void audit_lines(char *out, size_t cap, const char *log_path)
+{
+    char line[1024];
+    FILE *f = fopen(log_path, "r");
+
+    *out = 0;
+    assert_non_null(f);
+    while (fgets(line, sizeof line, f)) {
+        char *from = strstr(line, "audit: "), *to = strstr(line, " [request ");
+        if (!from) continue;
+        assert_non_null(to);
+        assert_true(strlen(out) + (size_t)(to - from) + 2 < cap);
+        strncat(out, from, (size_t)(to - from));
+        strcat(out, "\n");
+    }
+    fclose(f);
+}
+
+static void what_needs_an_admin_key_is_noted_with_its_name(void **unused)
+{
+    char log_path[] = "/tmp/test_auth_log_XXXXXX", lines[4096];
+    struct log_options options = {.level = LOG_INFO, .path = log_path};
+    struct err err;
+    int fd = mkstemp(log_path);
+
+    (void)unused;
+    assert_true(fd >= 0);
+    close(fd);
+    assert_int_equal(log_open(&options, &err), ERR_OK);
+    call("boss", "PUT", "/api/v1/databases/a", "{\"dimension\":1}");
+    call("boss", "POST", "/api/v1/databases", "{\"name\":\"in-body\",\"dimension\":1}");
+    call("boss", "DELETE", "/api/v1/databases/absent", NULL);
+    call("writer", "DELETE", "/api/v1/databases/a", NULL);
+    call("only-a", "DELETE", "/api/v1/databases/a", NULL);
+    /* Nobody is, and none of these is for admins. */
+    call(NULL, "DELETE", "/api/v1/databases/a", NULL);
+    call("nobody", "DELETE", "/api/v1/databases/a", NULL);
+    call("boss", "GET", "/api/v1/databases", NULL);
+    call("boss", "POST", "/api/v1/databases/a/vectors", "{\"data\":[1]}");
+    call("boss", "GET", "/health", NULL);
+    call("boss", "GET", "/nothing", NULL);
+    log_close();
+    audit_lines(lines, sizeof lines, log_path);
+    unlink(log_path);
+    assert_string_equal(lines, "audit: PUT /api/v1/databases/a 201, key b, from ?\n"
+                               "audit: POST /api/v1/databases database in-body 201, key b, from ?\n"
+                               "audit: DELETE /api/v1/databases/absent 404, key b, from ?\n"
+                               "audit: DELETE /api/v1/databases/a 403, key w, from ?\n"
+                               "audit: DELETE /api/v1/databases/a 200, key a, from ?\n");
+}
+
 static void a_key_that_asks_too_often_is_told_when_to_come_back(void **unused)
 {
     (void)unused;
@@ -233,6 +287,7 @@ int main(void)
         T(a_key_comes_in_either_header),
         T(scopes_hold),
         T(a_key_for_some_databases_is_for_no_other),
+        T(what_needs_an_admin_key_is_noted_with_its_name),
         T(a_reload_takes_new_keys_and_keeps_the_old_on_failure),
         cmocka_unit_test_setup_teardown(a_key_that_asks_too_often_is_told_when_to_come_back,
                                         set_up_limited, tear_down),
