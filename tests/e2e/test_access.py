@@ -2,10 +2,13 @@
 import hashlib
 import json
 import re
+import socket
+import statistics
+import time
 
 import pytest
 
-from harness import TOP
+from harness import REQUEST_S, SANITIZER, SLOW, TOP
 
 ROUTE = re.compile(r'^ROUTE\((\w+), +(\w+), +"([^"]+)", +(\w+), +(\w+), +(\w+),', re.M)
 ROUTES = [(method, ("/api/v1" if base == "V1" else "") + pattern, scope)
@@ -148,3 +151,33 @@ def test_what_needs_an_admin_key_leaves_an_audit_line(guarded):
         "audit: PUT /api/v1/databases/mine 201, key ops, from 127.0.0.1 [request mine-1]",
         "audit: DELETE /api/v1/databases/mine 403, key theirs, from 127.0.0.1 [request mine-2]",
         "audit: DELETE /api/v1/databases/mine 200, key mine, from 127.0.0.1 [request mine-4]"]
+
+
+def timings(port, key, rounds):
+    """Medians, in ns, of refusals of a missing, a wrong and a nearly right key, in turns."""
+    kinds = {"missing": "", "wrong": f"X-API-Key: {'x' * len(key)}\r\n",
+             "nearly right": f"X-API-Key: {key[:-1]}x\r\n"}
+    # All requests have the same length, or the kernel and the parser would tell them apart.
+    longest = max(map(len, kinds.values()))
+    data = {kind: ("GET /api/v1/databases HTTP/1.1\r\nHost: x\r\n" + head + "X-Padding: "
+                   + "p" * (longest - len(head)) + "\r\n\r\n").encode() for kind, head in kinds.items()}
+    times = {kind: [] for kind in kinds}
+    with socket.create_connection(("127.0.0.1", port), REQUEST_S) as sock:
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        order = list(kinds)
+        for i in range(rounds):
+            for kind in order:
+                began = time.perf_counter_ns()
+                sock.sendall(data[kind])
+                answer = sock.recv(65536)
+                times[kind].append(time.perf_counter_ns() - began)
+                assert answer.startswith(b"HTTP/1.1 401 ") and answer.endswith(b"}\n"), answer
+            order.append(order.pop(0))  # nobody is always behind the same one
+    return {kind: statistics.median(t) for kind, t in times.items()}
+
+
+@pytest.mark.skipif(not SLOW or SANITIZER, reason="JADEVECTORDB_SLOW=1: it measures microseconds")
+def test_the_time_of_a_refusal_does_not_tell_how_wrong_a_key_is(guarded):
+    medians = timings(guarded.port, secret("ops"), 20000)
+    print({kind: f"{ns / 1000:.2f} us" for kind, ns in medians.items()})
+    assert max(medians.values()) - min(medians.values()) < 1000
