@@ -19,6 +19,7 @@
 
 enum {
     URI_BYTES_MAX = 8 * 1024,
+    LINE_BYTES_MAX = 64 * 1024,           /* more than libmicrohttpd has for all headers */
     DISCARD_BYTES_MAX = 16 * 1024 * 1024, /* behind a body that was too long, before we hang up */
     PARTS_MAX = 16,                       /* workers on one request */
 };
@@ -283,7 +284,22 @@ struct header_walk {
     const char **accept_encoding;
     const char *content_length;
     unsigned content_lengths, content_encodings, transfer_encodings, hosts;
+    bool bad_name;
 };
+
+/* A token of RFC 9110.  "Content-Length : 2" is a header that we would not see and a proxy would.
+ */
+static bool header_name_is_good(const char *name)
+{
+    static const char others[] = "!#$%&'*+-.^_`|~0123456789";
+
+    if (!*name) return false;
+    for (; *name; name++) {
+        char letter = (char)(*name | 0x20);
+        if ((letter < 'a' || letter > 'z') && !strchr(others, *name)) return false;
+    }
+    return true;
+}
 
 static enum MHD_Result header_visit(void *cls, enum MHD_ValueKind kind, const char *key,
                                     const char *value)
@@ -307,6 +323,7 @@ static enum MHD_Result header_visit(void *cls, enum MHD_ValueKind kind, const ch
     };
 
     (void)kind;
+    if (!header_name_is_good(key)) w->bad_name = true;
     if (strcasecmp(key, "Content-Length") == 0) {
         w->content_lengths++;
         w->content_length = value;
@@ -350,6 +367,7 @@ static const char *exchange_headers(struct exchange *x)
     struct header_walk walk = {.req = &x->req, .accept_encoding = &x->accept_encoding};
 
     MHD_get_connection_values(x->mhd, MHD_HEADER_KIND, header_visit, &walk);
+    if (walk.bad_name) return "a header name with a character that cannot be in one";
     if (walk.content_lengths > 1) return "more than one Content-Length";
     if (walk.content_lengths > 0 && walk.transfer_encodings > 0)
         return "Content-Length together with Transfer-Encoding";
@@ -362,6 +380,28 @@ static const char *exchange_headers(struct exchange *x)
             return "Content-Length is not a number";
         x->req.has_content_length = true;
     }
+    return NULL;
+}
+
+/* Is there more between the end of `text`, as far as C can see it, and `next` than the space that
+ * libmicrohttpd has made a zero byte?  Somewhere else altogether tells nothing. */
+static bool hides_something(const char *text, size_t bytes, const char *next)
+{
+    uintptr_t end = (uintptr_t)text + bytes, at = (uintptr_t)next;
+    return at > end + 1 && at - end < LINE_BYTES_MAX;
+}
+
+/* NULL, or why this is not the line of a request.  libmicrohttpd hands its words over as C strings:
+ * "DELETE /docs\0-old" would be one for "/docs". */
+static const char *exchange_line(const struct exchange *x, const char *version)
+{
+    const char *method = x->req.method;
+
+    if (hides_something(method, strlen(method), x->sent_uri) ||
+        hides_something(x->sent_uri, x->sent_uri_bytes, version))
+        return "a zero byte, or more than one space in a row, in the request line";
+    if (x->uri_is_raw)
+        return "a space or a control character in the URI that is not percent-encoded";
     return NULL;
 }
 
@@ -379,13 +419,15 @@ static enum MHD_Result exchange_refuse(struct exchange *x)
 }
 
 /* Headers are complete. */
-static enum MHD_Result exchange_begin(struct exchange *x)
+static enum MHD_Result exchange_begin(struct exchange *x, const char *version)
 {
-    const char *wrong = exchange_headers(x);
+    const char *headers_wrong = exchange_headers(x); /* always: they say whether there is a body */
+    const char *wrong = exchange_line(x, version);
     const struct connection *c = exchange_connection(x);
 
     if (c) x->req.peer = c->peer_text;
     x->loop->request_count++;
+    if (!wrong) wrong = headers_wrong;
     if (wrong) {
         exchange_fail(x, ERR_INVALID_REQUEST, wrong);
         x->res.close = true;
@@ -449,6 +491,13 @@ static enum MHD_Result exchange_run(struct exchange *x)
 
 /* ---- what libmicrohttpd calls ---- */
 
+static bool uri_is_encoded(const char *uri)
+{
+    for (; *uri; uri++)
+        if ((unsigned char)*uri <= ' ' || *uri == 0x7f) return false;
+    return true;
+}
+
 void *mhd_uri(void *cls, const char *uri, struct MHD_Connection *mhd)
 {
     struct http_loop *l = cls;
@@ -462,6 +511,9 @@ void *mhd_uri(void *cls, const char *uri, struct MHD_Connection *mhd)
     x->loop = l;
     x->mhd = mhd;
     x->uri_too_long = too_long;
+    x->uri_is_raw = !uri_is_encoded(uri);
+    x->sent_uri = uri;
+    x->sent_uri_bytes = strlen(uri);
     x->req.path = x->uri;
     char *query = strchr(x->uri, '?');
     if (query) {
@@ -490,10 +542,9 @@ enum MHD_Result mhd_request(void *cls, struct MHD_Connection *mhd, const char *u
     (void)cls;
     (void)mhd;
     (void)url;
-    (void)version;
     if (x->state == EXCHANGE_LINE) {
         x->req.method = method;
-        return exchange_begin(x);
+        return exchange_begin(x, version);
     }
     if (*bytes > 0) {
         switch (x->state) {

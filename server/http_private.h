@@ -70,6 +70,9 @@ struct exchange {
     enum exchange_job job;
     bool api_knows; /* api_begin() or api_fail() was called: api_end() is due */
     bool uri_too_long;
+    bool uri_is_raw;      /* bytes in it should have been percent-encoded */
+    const char *sent_uri; /* where libmicrohttpd has it, up to the first zero byte */
+    size_t sent_uri_bytes;
     bool out_of_time; /* past the drain's deadline: the job was not done */
     size_t body_cap;  /* of req.body, without the padding */
     bool body_is_mapped;

@@ -484,6 +484,11 @@ static void a_request_whose_end_is_unclear_is_400_and_closed(void **state)
         "GET /echo HTTP/1.1\r\nHost: x\r\nHost: y\r\n\r\n",
         "GET /echo HTTP/1.1\r\n\r\n",
         "GET /echo\r\n\r\n",
+        "POST /echo HTTP/1.1\r\nHost: x\r\nContent-Length : 1\r\n\r\na",
+        "POST /echo HTTP/1.1\r\nHost: x\r\nContent-Length\t: 1\r\n\r\na",
+        "GET /echo HTTP/1.1\r\nHost: x\r\nX(A): 1\r\n\r\n",
+        "GET /echo\tb HTTP/1.1\r\nHost: x\r\n\r\n",
+        "GET  /echo HTTP/1.1\r\nHost: x\r\n\r\n",
     };
     struct server s;
     (void)state;
@@ -491,6 +496,34 @@ static void a_request_whose_end_is_unclear_is_400_and_closed(void **state)
     for (size_t i = 0; i < sizeof requests / sizeof *requests; i++) {
         int fd = client_connect(&s);
         struct answer a = client_ask(fd, requests[i]);
+        if (a.status != 400) fail_msg("request %zu: status %d\n%s", i, a.status, a.head);
+        mem_free(a.body);
+        if (!client_is_closed(fd)) fail_msg("request %zu: not closed\n%s", i, a.head);
+        close(fd);
+    }
+    server_stop(&s);
+}
+
+/* libmicrohttpd would take what is before it for the whole. */
+static void a_zero_byte_in_the_request_line_is_400(void **state)
+{
+    static const char *const requests[] = {
+        "GET /ec@ho HTTP/1.1\r\nHost: x\r\n\r\n",
+        "GET /echo@ HTTP/1.1\r\nHost: x\r\n\r\n",
+        "GET /echo?a=@b HTTP/1.1\r\nHost: x\r\n\r\n",
+        "GET@X /echo HTTP/1.1\r\nHost: x\r\n\r\n",
+    };
+    struct server s;
+    (void)state;
+    server_start(&s);
+    for (size_t i = 0; i < sizeof requests / sizeof *requests; i++) {
+        char request[100];
+        size_t bytes = strlen(requests[i]);
+        int fd = client_connect(&s);
+        memcpy(request, requests[i], bytes);
+        *(char *)memchr(request, '@', bytes) = 0;
+        assert_int_equal(send(fd, request, bytes, MSG_NOSIGNAL), bytes);
+        struct answer a = client_read(fd, true);
         if (a.status != 400) fail_msg("request %zu: status %d\n%s", i, a.status, a.head);
         mem_free(a.body);
         if (!client_is_closed(fd)) fail_msg("request %zu: not closed\n%s", i, a.head);
@@ -1265,6 +1298,7 @@ int main(void)
         cmocka_unit_test(a_refusal_does_not_wait_for_the_body),
         cmocka_unit_test(expect_continue_is_answered_at_once),
         cmocka_unit_test(a_request_whose_end_is_unclear_is_400_and_closed),
+        cmocka_unit_test(a_zero_byte_in_the_request_line_is_400),
         cmocka_unit_test(a_long_uri_is_414),
         cmocka_unit_test(a_streamed_body_arrives_in_order_and_whole),
         cmocka_unit_test(a_compressed_body_is_expanded),
