@@ -8,7 +8,11 @@
 
 #include "storage/index/search_private.h"
 
-enum { RESCORE_MIN = 64 /* rows to be compared at most, whatever k is */ };
+enum {
+    RESCORE_MIN = 64,  /* rows to be compared at most, whatever k is       */
+    LEARNED_FROM = 10, /* rows that tell how much codes err                */
+    BATCH = 8,         /* rows that are compared at a time                 */
+};
 
 /* The error of codes: what they say less what rows say, over the rows compared so far. */
 struct code_error {
@@ -44,25 +48,30 @@ static bool is_hopeless(const struct graph *g, const struct code_error *e, doubl
                         float code_distance)
 {
     const double sigmas = 4;
-    enum { LEARNED_FROM = 12 };
     if (isinf(worst) || e->count < LEARNED_FROM) return false;
     double deviation = sqrt(e->squares / e->count);
     return code_distance - e->mean - sigmas * deviation > on_code_scale(g, worst);
 }
 
-static void fetch_ahead(struct reader *r, const uint32_t *slots, size_t count)
+static void fetch_ahead(struct reader *r, uint32_t slot_number)
 {
-    for (size_t i = 0; i < count; i++) {
-        if (slots[i] >= r->slot_count) continue;
-        const char *slot = jvdb_file_read(&r->store->file, REGION_SLOTS, slots[i]);
-        const char *row = jvdb_file_read(&r->store->file, REGION_VECTORS, slots[i]);
-        if (slot) __builtin_prefetch(slot);
-        uint64_t bytes = r->store->row_bytes < 2048 ? r->store->row_bytes : 2048;
-        for (uint64_t at = 0; row && at < bytes; at += 64) {
-            __builtin_prefetch(row + at);
-            __asm__ volatile("" : : : "memory"); /* gcc 12 would keep the first one only */
-        }
+    if (slot_number >= r->slot_count) return;
+    const char *slot = jvdb_file_read(&r->store->file, REGION_SLOTS, slot_number);
+    const char *row = jvdb_file_read(&r->store->file, REGION_VECTORS, slot_number);
+    if (slot) __builtin_prefetch(slot);
+    uint64_t bytes = r->store->row_bytes < 2048 ? r->store->row_bytes : 2048;
+    for (uint64_t at = 0; row && at < bytes; at += 64) {
+        __builtin_prefetch(row + at);
+        __asm__ volatile("" : : : "memory"); /* gcc 12 would keep the first one only */
     }
+}
+
+/* Rows to be compared before any can be left out, when `done` have been. */
+static size_t rows_needed(const struct nearest *nearest, size_t done)
+{
+    size_t missing = nearest->limit - nearest->count;
+    size_t unlearned = done < LEARNED_FROM ? LEARNED_FROM - done : 0;
+    return missing > unlearned ? missing : unlearned;
 }
 
 static bool is_id(struct reader *r, const struct slot *s, const struct vector_id *id)
@@ -77,18 +86,26 @@ enum err_code search_rescore(struct reader *r, const struct graph *g, const stru
                              size_t most, struct nearest *nearest, uint64_t *compared,
                              struct err *err)
 {
-    enum { BATCH = 8 };
     struct code_error error = {0};
-    size_t done = 0;
+    size_t done = 0, fetched = 0;
     if (most == 0 || most > c->count) most = c->count;
-    fetch_ahead(r, c->slots, c->count < BATCH ? c->count : BATCH);
     for (size_t at = 0; at < c->count && done < most;) {
+        /* Rows that must be compared come first, and no others with them: a row that is not needed
+         * costs as much as those that are. */
+        size_t needed = rows_needed(nearest, done);
+        size_t room = needed > 0 && needed < BATCH ? needed : BATCH;
+        size_t ahead = needed > 0 && needed < 2 * BATCH ? needed : 2 * BATCH;
+        if (room > most - done) room = most - done;
+        for (; fetched < c->count && fetched < at + ahead; fetched++) {
+            if (is_hopeless(g, &error, nearest_worst(nearest), c->distances[fetched])) break;
+            fetch_ahead(r, c->slots[fetched]);
+        }
         struct candidate batch[BATCH];
         const float *rows[BATCH];
         float codes[BATCH];
         double distances[BATCH], cosines[BATCH] = {0};
         size_t n = 0;
-        for (; at < c->count && n < BATCH && done + n < most; at++) {
+        for (; at < c->count && n < room; at++) {
             uint32_t number = c->slots[at];
             if (number >= r->slot_count) continue;
             const struct slot *s = jvdb_file_read(&r->store->file, REGION_SLOTS, number);
@@ -104,10 +121,6 @@ enum err_code search_rescore(struct reader *r, const struct graph *g, const stru
             batch[n] = (struct candidate){.slot_number = number, .slot = s};
             codes[n] = c->distances[at];
             rows[n++] = row;
-        }
-        if (at < c->count && done + n < most) {
-            size_t left = c->count - at;
-            fetch_ahead(r, c->slots + at, left < BATCH ? left : BATCH);
         }
         exact_compare(e, rows, n, distances, cosines);
         for (size_t i = 0; i < n; i++) {
