@@ -4,6 +4,7 @@
 #include <assert.h>
 #include <limits.h>
 #include <stdbool.h>
+#include <stdint.h>
 #include <string.h>
 #include <zlib.h>
 #include <zstd.h>
@@ -16,6 +17,7 @@ enum {
     GZIP_MEMORY = 48 * 1024, /* of inflate(), with its window */
     GZIP_FIRST_BYTE = 0x1f,
     MAGIC_BYTES = 4,
+    ZSTD_HEAD_BYTES_MAX = 18,
 };
 _Static_assert(1 << WINDOW_LOG_MAX == BODY_WINDOW_BYTES_MAX, "the window of zstd");
 
@@ -25,8 +27,10 @@ struct body_decoder {
     bool any;        /* of them is complete */
     z_stream gzip;
     ZSTD_DStream *zstd;
-    unsigned char magic[MAGIC_BYTES]; /* of the frame at hand, as far as it is known */
-    size_t magic_bytes;
+    /* Of the frame at hand. */
+    unsigned char head[ZSTD_HEAD_BYTES_MAX]; /* what was read of it first */
+    size_t head_bytes;
+    uint64_t made; /* what came out of it */
 };
 
 struct body_decoder *body_decoder_new(enum api_encoding encoding)
@@ -113,18 +117,34 @@ static enum err_code gzip_run(struct body_decoder *d, struct err *err)
 
 /* libzstd would read frames of its first versions, too, which know no bound of the window.
  * Looks at the first bytes of a frame: true while it can be one of RFC 8878. */
-static bool zstd_begins(struct body_decoder *d, const unsigned char *in, size_t bytes)
+static bool zstd_begins(const struct body_decoder *d, const unsigned char *in, size_t bytes)
 {
     static const unsigned char FRAME[MAGIC_BYTES] = {0x28, 0xb5, 0x2f, 0xfd};
     static const unsigned char SKIPPABLE[MAGIC_BYTES] = {0x50, 0x2a, 0x4d, 0x18};
+    unsigned char magic[MAGIC_BYTES];
+    size_t known = d->head_bytes;
 
-    while (bytes > 0 && d->magic_bytes < MAGIC_BYTES) {
-        d->magic[d->magic_bytes++] = *in++;
-        bytes--;
-    }
-    if (memcmp(d->magic, FRAME, d->magic_bytes) == 0) return true;
-    return (d->magic[0] & 0xf0) == SKIPPABLE[0] &&
-           (d->magic_bytes < 2 || memcmp(d->magic + 1, SKIPPABLE + 1, d->magic_bytes - 1) == 0);
+    if (known >= MAGIC_BYTES) return true;
+    memcpy(magic, d->head, known);
+    for (; bytes > 0 && known < MAGIC_BYTES; bytes--)
+        magic[known++] = *in++;
+    if (memcmp(magic, FRAME, known) == 0) return true;
+    return (magic[0] & 0xf0) == SKIPPABLE[0] &&
+           (known < 2 || memcmp(magic + 1, SKIPPABLE + 1, known - 1) == 0);
+}
+
+static void zstd_note_head(struct body_decoder *d, const unsigned char *in, size_t bytes)
+{
+    for (; bytes > 0 && d->head_bytes < ZSTD_HEAD_BYTES_MAX; bytes--)
+        d->head[d->head_bytes++] = *in++;
+}
+
+/* A frame is complete: did as much come out as its head promised?  libzstd looks at that unless
+ * the last block is empty. */
+static bool zstd_is_whole(const struct body_decoder *d)
+{
+    unsigned long long promised = ZSTD_getFrameContentSize(d->head, d->head_bytes);
+    return promised == ZSTD_CONTENTSIZE_UNKNOWN || promised == d->made;
 }
 
 static enum err_code zstd_failed(const struct body_decoder *d, size_t rc, struct err *err)
@@ -146,15 +166,20 @@ static enum err_code zstd_run(struct body_decoder *d, ZSTD_inBuffer *in, ZSTD_ou
 {
     do {
         if (d->is_between && in->pos == in->size) return ERR_OK;
-        if (d->magic_bytes < MAGIC_BYTES &&
-            !zstd_begins(d, (const unsigned char *)in->src + in->pos, in->size - in->pos))
-            return refuse_start(d, err);
+        const unsigned char *from = (const unsigned char *)in->src + in->pos;
+        size_t left = in->size - in->pos, room = out->size - out->pos;
+        if (!zstd_begins(d, from, left)) return refuse_start(d, err);
         size_t rc = ZSTD_decompressStream(d->zstd, out, in);
         if (ZSTD_isError(rc)) return zstd_failed(d, rc, err);
+        zstd_note_head(d, from, left - (in->size - in->pos));
+        d->made += room - (out->size - out->pos);
         d->is_between = rc == 0;
         if (d->is_between) {
+            if (!zstd_is_whole(d))
+                return refuse_damage(d, "a frame is not as long as its head says", err);
             d->any = true;
-            d->magic_bytes = 0;
+            d->head_bytes = 0;
+            d->made = 0;
         }
     } while (out->pos < out->size && in->pos < in->size);
     return ERR_OK;

@@ -291,6 +291,29 @@ static void a_bomb_takes_no_memory(void **unused)
     mem_free(out);
 }
 
+/* Found by tests/fuzz/fuzz_body.c: libzstd takes it, or not, depending on the slices. */
+static void a_frame_shorter_than_its_head_says_is_refused(void **state)
+{
+    (void)state;
+    /* 65 bytes are promised, and the only block is empty. */
+    static const char frame[] = "\x28\xb5\x2f\xfd\x20\x41\x01\x00\x00";
+    /* The same with none promised, behind one with a block of 2 bytes. */
+    static const char good[] = "\x28\xb5\x2f\xfd\x20\x02\x11\x00\x00hi"
+                               "\x28\xb5\x2f\xfd\x20\x00\x01\x00\x00";
+    for (size_t slice = 1; slice <= 20; slice++) {
+        struct buf from = {0}, to = {0};
+        struct err err;
+        buf_add(&from, frame, sizeof frame - 1);
+        assert_int_equal(expand(ENCODING_ZSTD, &from, slice, 100, &to, &err), ERR_INVALID_REQUEST);
+        from.len = 0;
+        buf_add(&from, good, sizeof good - 1);
+        assert_int_equal(expand(ENCODING_ZSTD, &from, slice, 100, &to, &err), ERR_OK);
+        assert_int_equal(to.len, 2);
+        buf_free(&from);
+        buf_free(&to);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -303,6 +326,7 @@ int main(void)
         cmocka_unit_test(another_format_is_refused),
         cmocka_unit_test(a_window_beyond_8_mib_is_refused),
         cmocka_unit_test(a_bomb_takes_no_memory),
+        cmocka_unit_test(a_frame_shorter_than_its_head_says_is_refused),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
