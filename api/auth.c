@@ -187,6 +187,7 @@ static enum err_code list_load(const char *path, struct key_list *out, struct er
     *out = list;
     list = (struct key_list){0};
 out:
+    if (rc) err_make_printable(err);
     list_deinit(&list);
     json_decref(root);
     arena_free(&arena);

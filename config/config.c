@@ -412,6 +412,12 @@ static enum err_code assign_file(struct config *config, const char *path, struct
     }
 
     json_error_t bad;
+    const char *zero = memchr(text, 0, bytes); /* jansson would take it for the end */
+    if (zero) {
+        rc = err_set(err, ERR_INVALID_JSON, "%.160s has a zero byte at byte %td", source,
+                     zero - text);
+        goto out;
+    }
     root = json_loadb(text, bytes, JSON_REJECT_DUPLICATES, &bad);
     if (!root) {
         rc = err_set(err, ERR_INVALID_JSON, "%.160s, line %d, column %d: %s", source, bad.line,
@@ -636,7 +642,10 @@ enum err_code config_load(int argc, char **argv, char **env, struct config *conf
     rc = check_together(config, err);
 
 out:
-    if (rc) config_deinit(config);
+    if (rc) {
+        err_make_printable(err);
+        config_deinit(config);
+    }
     return rc;
 }
 

@@ -6,6 +6,8 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "storage/base/utf8.h"
+
 static void set_v(struct err *err, enum err_code code, int os_errno, const char *fmt, va_list ap)
 {
     assert(err && code != ERR_OK);
@@ -21,6 +23,18 @@ enum err_code err_set(struct err *err, enum err_code code, const char *fmt, ...)
     set_v(err, code, 0, fmt, ap);
     va_end(ap);
     return code;
+}
+
+void err_make_printable(struct err *err)
+{
+    for (char *p = err->msg; *p;) {
+        uint32_t character;
+        size_t bytes = utf8_decode(p, strlen(p), &character);
+        bool good = bytes > 0 && !utf8_is_control(character);
+        if (bytes == 0) bytes = 1;
+        if (!good) memset(p, '?', bytes);
+        p += bytes;
+    }
 }
 
 static enum err_code code_of(int os_errno)

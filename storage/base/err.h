@@ -41,7 +41,7 @@
     X(NOT_READY, "not_ready")                                                                      \
     X(READ_ONLY, "database_read_only")                                                             \
     X(STORAGE_FULL, "storage_full")                                                                \
-    X(WOULD_BLOCK, "internal") /* stays inside: do it again on a thread that may wait */           \
+    X(WOULD_BLOCK, "internal")   /* stays inside: do it again on a thread that may wait */         \
     X(WOULD_COMPUTE, "internal") /* the same, but it waits for nothing but the CPU */
 
 enum err_code {
@@ -68,6 +68,10 @@ enum err_code err_set(struct err *err, enum err_code code, const char *fmt, ...)
     __attribute__((format(printf, 3, 4)));
 enum err_code err_os(struct err *err, int os_errno, const char *fmt, ...)
     __attribute__((format(printf, 3, 4)));
+
+/* Put '?' for control characters and for what is no UTF-8 in the message: one that quotes, and
+ * cuts, what somebody wrote into a file, and goes to a terminal. */
+void err_make_printable(struct err *err);
 
 /* The word that clients see, e.g. "database_not_found". */
 const char *err_word(enum err_code code);

@@ -480,6 +480,23 @@ static void mistakes_in_the_file_are_explained(void **state)
     REFUSED(INPUT(.argv = {"--config", "/"}), "configuration file /", "directory");
 }
 
+/* Found by tests/fuzz/fuzz_config.c. */
+static void messages_can_be_printed_whatever_the_file_holds(void **state)
+{
+    (void)state;
+    /* An escape that is none, cut by jansson's message in the middle of a character. */
+    REFUSED(INPUT(.file = "{\"t\\\xd0\xa3\":1}"), "near", "t\\?");
+    REFUSED(INPUT(.file = "{\"a\\u001b[31mb\":{}}"), "unknown section \"a?[31mb\"");
+
+    char path[] = "/tmp/test_config.XXXXXX";
+    static const char text[] = "{}\0{\"server\":{\"port\":1}}";
+    int fd = mkstemp(path);
+    assert_int_equal(write(fd, text, sizeof text - 1), sizeof text - 1);
+    close(fd);
+    REFUSED(INPUT(.argv = {"--config", path}), "zero byte at byte 2");
+    unlink(path);
+}
+
 static void a_file_that_is_too_long_is_refused(void **state)
 {
     (void)state;
@@ -668,6 +685,7 @@ int main(void)
         cmocka_unit_test(unknown_variables_of_known_sections_are_refused),
         cmocka_unit_test(variables_of_others_are_ignored),
         cmocka_unit_test(mistakes_in_the_file_are_explained),
+        cmocka_unit_test(messages_can_be_printed_whatever_the_file_holds),
         cmocka_unit_test(a_file_that_is_too_long_is_refused),
         cmocka_unit_test(listening_beyond_loopback_needs_keys_or_a_confession),
         cmocka_unit_test(certificate_and_key_belong_together),

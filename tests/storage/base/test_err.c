@@ -68,6 +68,16 @@ static void every_code_has_a_word(void **state)
     assert_string_equal(err_word(ERR_OK), "ok");
 }
 
+static void a_printable_message_has_no_control_characters_and_is_utf8(void **state)
+{
+    (void)state;
+    struct err err;
+    /* ESC, a character of two bytes, C1, half a character, and one that is cut by the end. */
+    err_set(&err, ERR_CONFLICT, "a\x1b[31m\xc3\xa9\xc2\x85\xa9z\xf0\x9f\x98");
+    err_make_printable(&err);
+    assert_string_equal(err.msg, "a?[31m\xc3\xa9???z???");
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -75,6 +85,7 @@ int main(void)
         cmocka_unit_test(system_errors_get_the_code_that_clients_can_act_on),
         cmocka_unit_test(a_long_message_is_cut_not_overrun),
         cmocka_unit_test(every_code_has_a_word),
+        cmocka_unit_test(a_printable_message_has_no_control_characters_and_is_utf8),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
