@@ -6,6 +6,8 @@
 # make faults      the fault tests alone (power loss, kills, damage ...);  FAULT_ARGS="-k power"
 # make torture     the fault tests with new seeds and more of everything;  HOURS=8
 # make mutants     plant the faults of tests/mutants one by one; the tests must notice each
+# make fuzz        bytes from outside, made up by libFuzzer (tests/fuzz), each kind for
+#                  FUZZ_SECONDS=60;  FUZZ=json  only fuzz_json
 # make check       unit and end-to-end tests under ASan+UBSan, then under TSan
 # make bench       benchmarks; ratios measured side by side in one run.  B=recall  only those whose
 #                  name contains "recall";  BENCH_ARGS=--quick  their options (docs/BENCHMARKS.md)
@@ -28,6 +30,7 @@ SERVER_PACKAGES := gcc make pkg-config libc6-dev libmicrohttpd-dev libjansson-de
 TEST_PACKAGES   := libcmocka-dev python3 python3-pytest python3-numpy python3-requests curl jq \
                    lsof procps libfuse3-dev fuse3
 BENCH_PACKAGES  := g++ libhnswlib-dev
+FUZZ_PACKAGES   := clang libclang-rt-dev
 
 ARCH := $(shell $(CC) -dumpmachine)
 CFLAGS  ?=
@@ -44,12 +47,13 @@ CFLAGS_release := -O2 -D_FORTIFY_SOURCE=3 $(HARDEN)
 CFLAGS_debug   := -O1
 CFLAGS_asan    := -O1 -fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer
 CFLAGS_tsan    := -O1 -fsanitize=thread
+CFLAGS_fuzz    := $(CFLAGS_asan) -fsanitize=fuzzer-no-link
 CFLAGS         += $(CFLAGS_$(BUILD))
 LDFLAGS        += $(filter -fsanitize%,$(CFLAGS_$(BUILD)))
 LDFLAGS        += -Wl,-z,relro,-z,now,-z,noexecstack,-z,separate-code
 
 # mimalloc comes first, so that it is the allocator of everything; sanitizers bring their own.
-MIMALLOC := $(if $(filter asan tsan,$(BUILD)),,-Wl,--push-state,--no-as-needed -lmimalloc -Wl,--pop-state)
+MIMALLOC := $(if $(filter asan tsan fuzz,$(BUILD)),,-Wl,--push-state,--no-as-needed -lmimalloc -Wl,--pop-state)
 DAEMON_LIBS = $(MIMALLOC) -lmicrohttpd -luv -ljansson -lnettle -lz -lzstd -lm
 CLI_LIBS    = $(MIMALLOC) -lcurl -ljansson -lnettle -lm
 
@@ -57,6 +61,9 @@ LIB_SRC    := $(wildcard storage/*.c storage/*/*.c api/*.c config/*.c)
 SERVER_SRC := $(wildcard server/*.c)
 CLI_SRC    := $(wildcard server/cli/*.c) server/data_dir.c
 TEST_SRC   := $(wildcard tests/*/test_*.c tests/*/*/test_*.c)
+FUZZ_SRC   := $(wildcard tests/fuzz/fuzz_*.c)
+# The same without libFuzzer: they only run their seeds.
+FUZZ_SMOKE := $(FUZZ_SRC:tests/fuzz/fuzz_%.c=tests/fuzz/smoke_%)
 BENCH_SRC  := $(wildcard bench/*.c)
 BENCH_LIB  := $(wildcard bench/support/*.c)
 BENCH_PEER := $(patsubst %.cc,$(O)/%.o,$(wildcard bench/support/*.cc))
@@ -82,6 +89,13 @@ $(call bin,$(filter-out tests/server/%,$(TEST_SRC))): $(O)/%: $(O)/%.o $(O)/libj
 $(call bin,$(filter tests/server/%,$(TEST_SRC))): $(O)/%: $(O)/%.o $(O)/libserver.a \
     $(O)/libjadevectordb.a
 	$(LINK) $(MIMALLOC) -lcmocka -lmicrohttpd -luv -ljansson -lnettle -lz -lzstd -lm
+FUZZ_PARTS = $(O)/tests/fuzz/common.o $(O)/tests/fuzz/disk.o $(O)/libserver.a $(O)/libjadevectordb.a
+FUZZ_LIBS  = $(MIMALLOC) -lmicrohttpd -luv -ljansson -lnettle -lz -lzstd -lm
+$(call bin,$(FUZZ_SRC)): $(O)/%: $(O)/%.o $(O)/tests/fuzz/seeds.o $(FUZZ_PARTS)
+	$(LINK) -fsanitize=fuzzer $(FUZZ_LIBS)
+$(addprefix $(O)/,$(FUZZ_SMOKE)): $(O)/tests/fuzz/smoke_%: $(O)/tests/fuzz/fuzz_%.o \
+    $(O)/tests/fuzz/smoke.o $(FUZZ_PARTS)
+	$(LINK) $(FUZZ_LIBS)
 $(O)/libserver.a: $(call obj,$(filter-out server/main.c,$(SERVER_SRC)))
 $(call bin,$(BENCH_SRC)): $(O)/%: $(O)/%.o $(O)/libbench.a $(O)/libjadevectordb.a
 	$(LINK) $(MIMALLOC) -ljansson -lcurl -lm -Wl,--as-needed -lstdc++
@@ -104,6 +118,12 @@ $(FAULT_SHIM:%.c=$(O)/%.so): $(O)/%.so: %.c
 # Loops over the numbers of a code, in plain C: they are worth what makes them wide.
 ifeq ($(BUILD),release)
 $(O)/storage/index/codec.o $(O)/storage/index/graph_link.o $(O)/storage/index/search.o: CFLAGS += -O3
+endif
+
+# Of their comparisons libFuzzer learns nothing; they would take half of its time.
+ifeq ($(BUILD),fuzz)
+$(O)/storage/kernel/%.o $(O)/storage/index/graph%.o $(O)/storage/index/codec.o \
+$(O)/storage/index/search%.o $(O)/storage/index/nearest.o: CFLAGS += -fno-sanitize-coverage=trace-cmp
 endif
 
 # Each file is for one instruction set; storage/kernel/kernel.c decides at run time.
@@ -151,9 +171,11 @@ run: deps
 
 # ---- tests ----
 UNIT_SRC = $(if $(T),$(foreach t,$(TEST_SRC),$(if $(findstring $(T),$(t)),$(t))),$(TEST_SRC))
-unit-programs: $(call bin,$(TEST_SRC))
-unit: $(call bin,$(UNIT_SRC))
-	@scripts/run-unit-tests.sh $(call bin,$(UNIT_SRC))
+UNIT_SMOKE = $(if $(T),$(foreach t,$(FUZZ_SMOKE),$(if $(findstring $(T),$(t)),$(t))),$(FUZZ_SMOKE))
+UNIT_BIN   = $(call bin,$(UNIT_SRC)) $(addprefix $(O)/,$(UNIT_SMOKE))
+unit-programs: $(call bin,$(TEST_SRC)) $(addprefix $(O)/,$(FUZZ_SMOKE))
+unit: $(UNIT_BIN)
+	@scripts/run-unit-tests.sh $(UNIT_BIN)
 e2e: all
 	@scripts/run-e2e-tests.sh $(O) $(E2E_ARGS)
 fault-tools: $(FAULT_TOOLS)
@@ -165,6 +187,14 @@ torture: test-deps
 	@scripts/torture.sh $(O) $(HOURS)
 mutants: test-deps
 	@scripts/run-mutants.sh $(O) $(MUTANTS)
+FUZZ_SECONDS ?= 60
+# A folder of its own: other compiler, other flags.
+FUZZ_O := $(if $(filter file,$(origin O)),build/fuzz,$(O)-fuzz)
+fuzz-programs: $(call bin,$(foreach f,$(FUZZ_SRC),$(if $(findstring fuzz_$(FUZZ),$(f)),$(f))))
+fuzz: deps
+	$(call need,$(FUZZ_PACKAGES))
+	@$(MAKE) --no-print-directory CC=clang BUILD=fuzz O=$(FUZZ_O) fuzz-programs
+	@scripts/fuzz.sh $(FUZZ_O) $(FUZZ_SECONDS) '$(FUZZ)'
 test: test-deps
 	@$(MAKE) --no-print-directory all unit-programs fault-tools
 	@scripts/run-all-tests.sh $(O)
@@ -208,5 +238,5 @@ clean:
 	rm -rf build bin
 
 -include $(shell find $(O) -name '*.d' 2>/dev/null)
-.PHONY: all deps test-deps run unit unit-programs e2e faults fault-tools torture mutants test check bench-deps bench-programs bench install format lint help clean
+.PHONY: all deps test-deps run unit unit-programs e2e faults fault-tools torture mutants fuzz fuzz-programs test check bench-deps bench-programs bench install format lint help clean
 .SECONDARY:

@@ -13,6 +13,9 @@ set --
 for source in tests/*/test_*.c tests/*/*/test_*.c; do
     [ -e "$source" ] && set -- "$@" "$out/${source%.c}"
 done
+for source in tests/fuzz/fuzz_*.c; do
+    set -- "$@" "$out/tests/fuzz/smoke_$(basename "$source" .c | sed 's/^fuzz_//')"
+done
 
 echo "== unit tests"
 UNIT_COUNTS=$out/unit.counts
