@@ -26,8 +26,9 @@ Q       := $(if $(V),,@)
 VERSION := 2.2.0
 
 SERVER_PACKAGES := gcc make pkg-config libc6-dev libmicrohttpd-dev libjansson-dev libuv1-dev \
-                   libmimalloc-dev libcurl4-openssl-dev nettle-dev zlib1g-dev libzstd-dev
-TEST_PACKAGES   := libcmocka-dev python3 python3-pytest python3-numpy python3-requests curl jq \
+                   libmimalloc-dev libcurl4-openssl-dev nettle-dev zlib1g-dev libzstd-dev \
+                   libgnutls28-dev
+TEST_PACKAGES   := libcmocka-dev openssl python3 python3-pytest python3-numpy python3-requests curl jq \
                    lsof procps libfuse3-dev fuse3
 BENCH_PACKAGES  := g++ libhnswlib-dev
 FUZZ_PACKAGES   := clang libclang-rt-dev
@@ -54,7 +55,7 @@ LDFLAGS        += -Wl,-z,relro,-z,now,-z,noexecstack,-z,separate-code
 
 # mimalloc comes first, so that it is the allocator of everything; sanitizers bring their own.
 MIMALLOC := $(if $(filter asan tsan fuzz,$(BUILD)),,-Wl,--push-state,--no-as-needed -lmimalloc -Wl,--pop-state)
-DAEMON_LIBS = $(MIMALLOC) -lmicrohttpd -luv -ljansson -lnettle -lz -lzstd -lm
+DAEMON_LIBS = $(MIMALLOC) -lmicrohttpd -lgnutls -luv -ljansson -lnettle -lz -lzstd -lm
 CLI_LIBS    = $(MIMALLOC) -lcurl -ljansson -lnettle -lm
 
 LIB_SRC    := $(wildcard storage/*.c storage/*/*.c api/*.c config/*.c)
@@ -88,9 +89,9 @@ $(call bin,$(filter-out tests/server/%,$(TEST_SRC))): $(O)/%: $(O)/%.o $(O)/libj
 	$(LINK) $(MIMALLOC) -lcmocka -ljansson -lnettle -lm
 $(call bin,$(filter tests/server/%,$(TEST_SRC))): $(O)/%: $(O)/%.o $(O)/libserver.a \
     $(O)/libjadevectordb.a
-	$(LINK) $(MIMALLOC) -lcmocka -lmicrohttpd -luv -ljansson -lnettle -lz -lzstd -lm
+	$(LINK) $(MIMALLOC) -lcmocka -lmicrohttpd -lgnutls -luv -ljansson -lnettle -lz -lzstd -lm
 FUZZ_PARTS = $(O)/tests/fuzz/common.o $(O)/tests/fuzz/disk.o $(O)/libserver.a $(O)/libjadevectordb.a
-FUZZ_LIBS  = $(MIMALLOC) -lmicrohttpd -luv -ljansson -lnettle -lz -lzstd -lm
+FUZZ_LIBS  = $(MIMALLOC) -lmicrohttpd -lgnutls -luv -ljansson -lnettle -lz -lzstd -lm
 $(call bin,$(FUZZ_SRC)): $(O)/%: $(O)/%.o $(O)/tests/fuzz/seeds.o $(FUZZ_PARTS)
 	$(LINK) -fsanitize=fuzzer $(FUZZ_LIBS)
 $(addprefix $(O)/,$(FUZZ_SMOKE)): $(O)/tests/fuzz/smoke_%: $(O)/tests/fuzz/fuzz_%.o \

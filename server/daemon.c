@@ -9,6 +9,7 @@
 #include <uv.h>
 
 #include "server/notify.h"
+#include "server/tls.h"
 #include "storage/base/clock.h"
 #include "storage/base/log.h"
 
@@ -131,6 +132,8 @@ static void daemon_on_hangup(uv_signal_t *handle, int signum)
     if (log_reopen(&err)) log_error("the log file stays as it is: %s", err.msg);
     if (api_app_reload(d->daemon->app, &err))
         log_error("the API keys stay as they are: %s", err.msg);
+    if (d->daemon->tls && tls_reload(d->daemon->tls, &err))
+        log_error("the TLS certificate stays as it is: %s", err.msg);
     log_info("Configuration reloaded");
     notify_send("READY=1");
 }

@@ -16,6 +16,7 @@ struct daemon {
     struct http *http;
     struct listener *listener;
     struct api_app *app;
+    struct tls *tls; /* NULL: none */
 };
 
 /* First of all, before any thread is started: threads inherit a mask without these signals, so

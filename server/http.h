@@ -27,7 +27,7 @@ struct http_options {
     uint32_t connection_count_max;    /* per loop; the listener keeps the real count         */
     uint32_t request_timeout_seconds; /* for a request to arrive; also idle time             */
     uint32_t drain_ms;                /* for requests under way when the end comes           */
-    const char *tls_cert, *tls_key;   /* PEM text, both or none; borrowed until http_stop()  */
+    bool tls;                         /* with the certificate of server/tls.h                */
     /* A connection is closed.  On a loop thread; takes no lock but leaves. */
     void (*forget)(void *ctx, const struct sockaddr_storage *peer);
     void *ctx;

@@ -8,6 +8,7 @@
 #include <unistd.h>
 
 #include "server/http_private.h"
+#include "server/tls.h"
 #include "storage/base/clock.h"
 #include "storage/base/log.h"
 #include "storage/base/mem.h"
@@ -295,10 +296,9 @@ enum err_code loop_init(struct http_loop *l, struct http *http, struct err *err)
     ITEM(MHD_OPTION_CONNECTION_LIMIT, (intptr_t)o->connection_count_max + 64, NULL);
     ITEM(MHD_OPTION_CONNECTION_TIMEOUT, (intptr_t)o->request_timeout_seconds, NULL);
     ITEM(MHD_OPTION_STRICT_FOR_CLIENT, 1, NULL);
-    if (o->tls_cert) {
+    if (o->tls) {
         flags |= MHD_USE_TLS;
-        ITEM(MHD_OPTION_HTTPS_MEM_CERT, 0, (void *)(uintptr_t)o->tls_cert);
-        ITEM(MHD_OPTION_HTTPS_MEM_KEY, 0, (void *)(uintptr_t)o->tls_key);
+        ITEM(MHD_OPTION_HTTPS_CERT_CALLBACK, 0, tls_certificate());
         ITEM(MHD_OPTION_HTTPS_PRIORITIES, 0,
              (void *)(uintptr_t) "SECURE128:-VERS-ALL:+VERS-TLS1.3:+VERS-TLS1.2");
     }
@@ -310,10 +310,8 @@ enum err_code loop_init(struct http_loop *l, struct http *http, struct err *err)
     if (!l->mhd) {
         uv_loop_close(&l->uv);
         l->uv.data = NULL;
-        return err_set(err, ERR_INVALID_REQUEST, "%s",
-                       o->tls_cert ? "libmicrohttpd does not accept security.tls_cert and "
-                                     "security.tls_key (log.level debug says more)"
-                                   : "libmicrohttpd does not start");
+        return err_set(err, ERR_INVALID_REQUEST, "libmicrohttpd does not start%s",
+                       o->tls ? "; perhaps it was built without TLS" : "");
     }
     int fd = MHD_get_daemon_info(l->mhd, MHD_DAEMON_INFO_EPOLL_FD)->epoll_fd;
     rc = uv_async_init(&l->uv, &l->async, loop_on_async);

@@ -1,6 +1,5 @@
 /* main.c - the daemon from start to end: what is opened, in which order, and closed in reverse. */
 #include <errno.h>
-#include <fcntl.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -16,14 +15,14 @@
 #include "server/data_dir.h"
 #include "server/http.h"
 #include "server/listener.h"
+#include "server/tls.h"
 #include "server/workers.h"
 #include "storage/base/clock.h"
-#include "storage/base/file.h"
 #include "storage/base/log.h"
 #include "storage/base/mem.h"
 #include "storage/service.h"
 
-enum { WORK_QUEUE_MAX = 1024, DRAIN_MS = 8000, PEM_BYTES_MAX = 1024 * 1024 };
+enum { WORK_QUEUE_MAX = 1024, DRAIN_MS = 8000 };
 
 extern char **environ;
 
@@ -38,7 +37,7 @@ struct server {
     struct workers *workers;
     struct http *http;
     struct listener *listener;
-    char *tls_cert, *tls_key; /* PEM */
+    struct tls *tls;
 };
 
 /* ---- options of each layer ---- */
@@ -120,8 +119,7 @@ static struct http_options http_options_of(struct server *s)
         .connection_count_max = (uint32_t)c->server_max_connections,
         .request_timeout_seconds = (uint32_t)c->server_request_timeout_seconds,
         .drain_ms = DRAIN_MS,
-        .tls_cert = s->tls_cert,
-        .tls_key = s->tls_key,
+        .tls = s->tls != NULL,
         .forget = server_forget,
         .ctx = s,
     };
@@ -134,7 +132,7 @@ static struct listener_options listener_options_of(struct server *s)
         .host = c->server_host,
         .port = (uint16_t)c->server_port,
         .passed_fd = s->passed_fd > 0 ? s->passed_fd : 0,
-        .tls = s->tls_cert != NULL,
+        .tls = s->tls != NULL,
         .connection_count_max = (size_t)c->server_max_connections,
         .connection_per_ip_count_max = (size_t)c->server_max_connections_per_ip,
         .take = server_take,
@@ -144,30 +142,12 @@ static struct listener_options listener_options_of(struct server *s)
 
 /* ---- steps ---- */
 
-static enum err_code server_read_pem(const char *key, const char *path, char **out, struct err *err)
-{
-    uint64_t bytes = 0;
-    int fd = open(path, O_RDONLY | O_CLOEXEC), failed = fd < 0 ? errno : 0;
-
-    if (!failed) failed = file_size(fd, &bytes);
-    if (!failed && (bytes == 0 || bytes > PEM_BYTES_MAX)) failed = EINVAL;
-    if (!failed) {
-        *out = mem_zalloc((size_t)bytes + 1);
-        failed = file_read(fd, *out, (size_t)bytes, 0);
-    }
-    file_close(fd);
-    return failed ? err_os(err, failed, "security.%s: cannot read %s", key, path) : ERR_OK;
-}
-
-static enum err_code server_read_tls(struct server *s, struct err *err)
+static enum err_code server_load_tls(struct server *s, struct err *err)
 {
     const struct config *c = &s->config;
-    enum err_code rc;
 
     if (!c->security_tls_cert) return ERR_OK;
-    rc = server_read_pem("tls_cert", c->security_tls_cert, &s->tls_cert, err);
-    if (!rc) rc = server_read_pem("tls_key", c->security_tls_key, &s->tls_key, err);
-    return rc;
+    return tls_load(c->security_tls_cert, c->security_tls_key, &s->tls, err);
 }
 
 /* As many descriptors as we may have, and a word if that is less than we may need. */
@@ -244,7 +224,7 @@ static int server_open(struct server *s, struct err *err)
     enum err_code rc;
 
     if (activation_take(&s->passed_fd, err)) return EX_CONFIG;
-    if (log_open(&log, err) || server_read_tls(s, err)) return EX_CONFIG;
+    if (log_open(&log, err) || server_load_tls(s, err)) return EX_CONFIG;
     server_raise_limits(&s->config);
     if (server_is_persistent(&s->config)) {
         rc = data_dir_open(s->config.persistence_storage_path, &s->lock_fd, err);
@@ -267,7 +247,8 @@ static int server_open(struct server *s, struct err *err)
 
 static int server_run(struct server *s, struct err *err)
 {
-    struct daemon daemon = {.http = s->http, .listener = s->listener, .app = &s->app};
+    struct daemon daemon = {
+        .http = s->http, .listener = s->listener, .app = &s->app, .tls = s->tls};
 
     atomic_store(&s->app.ready, 1);
     log_info("Listening on %s", listener_url(s->listener));
@@ -328,7 +309,7 @@ int main(int argc, char **argv)
         config_print_help(stdout);
         break;
     case CONFIG_CHECK:
-        if (server_read_tls(&s, &err))
+        if (server_load_tls(&s, &err))
             status = server_fail(EX_CONFIG, &err);
         else
             puts("configuration is valid");
@@ -337,8 +318,7 @@ int main(int argc, char **argv)
         status = server_main(&s);
         break;
     }
-    mem_free(s.tls_cert);
-    mem_free(s.tls_key);
+    tls_free(s.tls);
     config_deinit(&s.config);
     return status;
 }

@@ -132,7 +132,7 @@ class Daemon:
                                         daemon=True)
         self._reader.start()
         if wait:
-            line = self.wait_log(r'Listening on (http://[^\s"]+)', START_S)
+            line = self.wait_log(r'Listening on (https?://[^\s"]+)', START_S)
             self.port = int(line.group(1).rstrip("/").rsplit(":", 1)[1])
             self.session = Session()
         return self
