@@ -45,7 +45,7 @@ if_known = $(shell $(CC) $(1) -fsyntax-only -x c /dev/null 2>/dev/null && echo $
 HARDEN := -fstack-protector-strong -fstack-clash-protection \
           $(call if_known,-ftrivial-auto-var-init=zero)
 CFLAGS_release := -O2 -D_FORTIFY_SOURCE=3 $(HARDEN)
-CFLAGS_debug   := -O1
+CFLAGS_debug   := -O1 -D_FORTIFY_SOURCE=2 -fstack-protector-strong
 CFLAGS_asan    := -O1 -fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer
 CFLAGS_tsan    := -O1 -fsanitize=thread
 CFLAGS_fuzz    := $(CFLAGS_asan) -fsanitize=fuzzer-no-link

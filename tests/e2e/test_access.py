@@ -181,3 +181,17 @@ def test_the_time_of_a_refusal_does_not_tell_how_wrong_a_key_is(guarded):
     medians = timings(guarded.port, secret("ops"), 20000)
     print({kind: f"{ns / 1000:.2f} us" for kind, ns in medians.items()})
     assert max(medians.values()) - min(medians.values()) < 1000
+
+
+def test_a_key_that_asks_too_often_gets_429_and_hurts_no_other(daemons, tmp_path):
+    daemon = daemons(security_api_keys_file=write_keys(tmp_path / "keys.json"),
+                     security_rate_limit_per_key=5)
+    replies = [daemon.get("/databases", None, headers=headers_of("reader")) for _ in range(40)]
+    refused = [r for r in replies if r.status_code == 429]
+    assert [r.status_code for r in replies[:5]] == [200] * 5 and len(refused) >= 5
+    for reply in refused:
+        assert reply.json()["error"]["code"] == "rate_limited"
+        assert int(reply.headers["Retry-After"]) >= 1
+    daemon.get("/databases", 200, headers=headers_of("writer"))
+    daemon.get("/databases", 401, headers=headers_of("wrong"))
+    daemon.get("/health", 200, root=True)
