@@ -42,6 +42,43 @@ static enum err_code expand(enum api_encoding encoding, const uint8_t *body, siz
     return rc;
 }
 
+static size_t gzip(const void *from, size_t bytes, void *to, size_t room)
+{
+    z_stream z = {0};
+    if (deflateInit2(&z, 6, Z_DEFLATED, MAX_WBITS + 16, 8, Z_DEFAULT_STRATEGY) != Z_OK) return 0;
+    z.next_in = (z_const Bytef *)(uintptr_t)from;
+    z.avail_in = (uInt)bytes;
+    z.next_out = to;
+    z.avail_out = (uInt)room;
+    int end = deflate(&z, Z_FINISH);
+    deflateEnd(&z);
+    return end == Z_STREAM_END ? room - z.avail_out : 0;
+}
+
+static size_t zstd(const void *from, size_t bytes, void *to, size_t room)
+{
+    size_t len = ZSTD_compress(to, room, from, bytes, 3);
+    return ZSTD_isError(len) ? 0 : len;
+}
+
+/* What goes in comes out again; without its end it is refused. */
+static void comes_back(enum api_encoding encoding, const uint8_t *text, size_t bytes, size_t slice)
+{
+    size_t room = bytes + bytes / 8 + 256;
+    uint8_t *packed = malloc(room);
+    struct buf out = {0};
+    CLAIM(packed);
+    size_t len = encoding == ENCODING_ZSTD ? zstd(text, bytes, packed, room)
+                                           : gzip(text, bytes, packed, room);
+    CLAIM(len > 0);
+    CLAIM(!expand(encoding, packed, len, slice, 1000, &out));
+    CLAIM(out.len == bytes && (bytes == 0 || memcmp(out.data, text, bytes) == 0));
+    out.len = 0;
+    CLAIM(expand(encoding, packed, len - 1 - bytes % (len - 1), slice, 1000, &out));
+    buf_free(&out);
+    free(packed);
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
     if (size < HEAD) return 0;
@@ -62,26 +99,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     CLAIM(both == 0 || memcmp(whole.data, sliced.data, both) == 0);
     buf_free(&whole);
     buf_free(&sliced);
+    comes_back(encoding, data, size, slice);
     return 0;
-}
-
-static size_t gzip(const void *from, size_t bytes, void *to, size_t room)
-{
-    z_stream z = {0};
-    if (deflateInit2(&z, 6, Z_DEFLATED, MAX_WBITS + 16, 8, Z_DEFAULT_STRATEGY) != Z_OK) return 0;
-    z.next_in = (z_const Bytef *)(uintptr_t)from;
-    z.avail_in = (uInt)bytes;
-    z.next_out = to;
-    z.avail_out = (uInt)room;
-    int end = deflate(&z, Z_FINISH);
-    deflateEnd(&z);
-    return end == Z_STREAM_END ? room - z.avail_out : 0;
-}
-
-static size_t zstd(const void *from, size_t bytes, void *to, size_t room)
-{
-    size_t len = ZSTD_compress(to, room, from, bytes, 3);
-    return ZSTD_isError(len) ? 0 : len;
 }
 
 /* A good member or frame behind what there is, now and then: random bytes have no checksums. */

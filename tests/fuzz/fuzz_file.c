@@ -195,6 +195,18 @@ static void forge(struct disk_file *f, const struct change *done, size_t count)
     }
 }
 
+static void forge_catalog(struct disk_file *f)
+{
+    for (size_t at = sizeof(struct disk_catalog_header); f->size - at >= 2 * sizeof(uint32_t);) {
+        uint32_t bytes;
+        memcpy(&bytes, f->bytes + at + sizeof(uint32_t), sizeof bytes);
+        if (bytes < sizeof(struct disk_catalog_record) || bytes > f->size - at) return;
+        put_u32(f->bytes + at,
+                crc32c(0, f->bytes + at + sizeof(uint32_t), bytes - sizeof(uint32_t)));
+        at += bytes;
+    }
+}
+
 /* ---- use ---- */
 
 static bool verify(void)
@@ -260,7 +272,10 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         memcpy(now.files[i].bytes, d->files[i].bytes, now.files[i].size);
     }
     change(&now, data + 1, size - 1, done, &count);
-    if (flags & FORGE) forge(disk_find(&now, ".jvdb"), done, count);
+    if (flags & FORGE) {
+        forge(disk_find(&now, ".jvdb"), done, count);
+        forge_catalog(disk_find(&now, ".catalog"));
+    }
     disk_restore(&now);
     verify();
     use(!(flags & FORGE), flags & WRITE);
@@ -274,8 +289,8 @@ void fuzz_seeds(fuzz_add_fn *add, void *ctx)
     good();
     add(ctx, "", 1);
     for (unsigned part = 0; part < EXTENT_0 + extent_count; part++) {
-        uint8_t seed[] = {
-            (part & 1 ? FORGE : 0) | WRITE, (uint8_t)part, 16, 0, 7, 1, 2, 3, 4, 5, 6, 7, 8};
+        uint8_t seed[] = {WRITE, (uint8_t)part, 16, 0, 7, 1, 2, 3, 4, 5, 6, 7, 8};
+        if (part % 2 || part == CATALOG) seed[0] |= FORGE;
         add(ctx, seed, sizeof seed);
     }
 }
