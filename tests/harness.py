@@ -188,6 +188,16 @@ class Daemon:
     def signal(self, number):
         self.process.send_signal(number)
 
+    def reload(self):
+        """SIGHUP, and wait until it has been seen to."""
+        def count():
+            return sum("Configuration reloaded" in line for line in self.lines)
+
+        with self._changed:
+            before = count()
+            self.signal(signal.SIGHUP)
+            assert self._changed.wait_for(lambda: count() > before, START_S), "no answer to SIGHUP"
+
     def _collect(self, timeout):
         """Wait for the process and its log to end; its exit code (negative: a signal)."""
         try:
