@@ -79,26 +79,35 @@ static void comes_back(enum api_encoding encoding, const uint8_t *text, size_t b
     free(packed);
 }
 
+static void are_alike(enum err_code a, const struct buf *of_a, enum err_code b,
+                      const struct buf *of_b)
+{
+    bool whole = of_a->len < OUT_BYTES_MAX && of_b->len < OUT_BYTES_MAX;
+    CLAIM(!whole || a == b);
+    CLAIM(!whole || a || of_a->len == of_b->len);
+    size_t both = of_a->len < of_b->len ? of_a->len : of_b->len;
+    CLAIM(both == 0 || memcmp(of_a->data, of_b->data, both) == 0);
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
     if (size < HEAD) return 0;
     enum api_encoding encoding = data[0] & 1 ? ENCODING_ZSTD : ENCODING_GZIP;
-    size_t slice = 1 + data[1], room = 1 + 256 * (size_t)data[2];
-    struct buf whole = {0}, sliced = {0};
+    /* libzstd has other code for a frame that lies there in one piece (9 bytes are the shortest).
+     * The two disagree about a few blocks that hold nothing and are not what RFC 8878 says. */
+    bool is_zstd = encoding == ENCODING_ZSTD;
+    size_t slice = 1 + (is_zstd ? data[1] % 8 : data[1]), room = 1 + 256 * (size_t)data[2];
+    struct buf whole = {0}, sliced = {0}, bytewise = {0};
     data += HEAD;
     size -= HEAD;
     enum err_code a = expand(encoding, data, size, size ? size : 1, 64 * 1024, &whole);
     enum err_code b = expand(encoding, data, size, slice, room, &sliced);
-    if (whole.len < OUT_BYTES_MAX && sliced.len < OUT_BYTES_MAX) {
-        /* libzstd has other code for a frame that lies there in one piece, which refuses blocks
-         * that are compressed to no bytes at all; what is lost by that is nothing. */
-        CLAIM(a == b || (encoding == ENCODING_ZSTD && a == ERR_INVALID_REQUEST));
-        CLAIM(a || whole.len == sliced.len);
-    }
-    size_t both = whole.len < sliced.len ? whole.len : sliced.len;
-    CLAIM(both == 0 || memcmp(whole.data, sliced.data, both) == 0);
+    if (is_zstd)
+        are_alike(b, &sliced, expand(encoding, data, size, 1, 64 * 1024, &bytewise), &bytewise);
+    if (!is_zstd || (!a && !b)) are_alike(a, &whole, b, &sliced);
     buf_free(&whole);
     buf_free(&sliced);
+    buf_free(&bytewise);
     comes_back(encoding, data, size, slice);
     return 0;
 }

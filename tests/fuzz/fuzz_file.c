@@ -14,7 +14,12 @@
 #include "storage/format.h"
 #include "storage/verify.h"
 
-enum { FORGE = 1, WRITE = 2 };
+enum {
+    FORGE = 1, /* make checksums right */
+    WRITE = 2, /* and use it by more than reading */
+    CKPT = 4,  /* the changes are in a .ckpt, whose checksum is always right */
+    FAR = 8    /* one of its blocks goes where the first change says */
+};
 enum { ROWS = 330, EXTENTS_MAX = 64, CHANGES_MAX = 64 };
 
 static struct disk disk;
@@ -207,6 +212,38 @@ static void forge_catalog(struct disk_file *f)
     }
 }
 
+/* A checkpoint that is to be finished: the blocks that were changed, and the superblock. */
+static struct disk_file make_ckpt(const struct disk_file *changed, const struct change *done,
+                                  size_t count, bool far)
+{
+    const struct disk_superblock *sb = newest(changed->bytes);
+    struct disk_ckpt_header head = {
+        .format_version = FORMAT_VERSION, .generation = sb->generation, .lsn = sb->lsn};
+    struct disk_ckpt_footer foot = {.block_count = count + 1};
+    memcpy(head.magic, CKPT_MAGIC, sizeof head.magic);
+    memcpy(foot.magic, CKPT_MAGIC, sizeof foot.magic);
+    memcpy(head.uuid, sb->uuid, sizeof head.uuid);
+    foot.bytes = BLOCK_BYTES + foot.block_count * (BLOCK_BYTES + sizeof(uint64_t)) + sizeof foot;
+    struct disk_file f = {.name = "d.ckpt", .bytes = calloc(1, foot.bytes), .size = foot.bytes};
+    CLAIM(f.bytes);
+    memcpy(f.bytes, &head, sizeof head);
+    uint8_t *numbers = f.bytes + BLOCK_BYTES * (1 + foot.block_count);
+    for (size_t i = 0; i <= count; i++) {
+        size_t at = i < count ? done[i].at : (size_t)((const uint8_t *)sb - changed->bytes);
+        uint64_t number = at / BLOCK_BYTES;
+        size_t left = changed->size - number * BLOCK_BYTES;
+        memcpy(f.bytes + BLOCK_BYTES * (1 + i), changed->bytes + number * BLOCK_BYTES,
+               left < BLOCK_BYTES ? left : BLOCK_BYTES);
+        if (far && i == 0 && count && changed->size - done[0].at >= sizeof number)
+            memcpy(&number, changed->bytes + done[0].at, sizeof number);
+        memcpy(numbers + i * sizeof number, &number, sizeof number);
+    }
+    memcpy(f.bytes + foot.bytes - sizeof foot, &foot, sizeof foot);
+    foot.crc = crc32c(0, f.bytes, foot.bytes - sizeof foot.crc);
+    memcpy(f.bytes + foot.bytes - sizeof foot, &foot, sizeof foot);
+    return f;
+}
+
 /* ---- use ---- */
 
 static bool verify(void)
@@ -266,6 +303,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     struct change done[CHANGES_MAX];
     size_t count = 0;
     unsigned flags = data[0];
+    CLAIM(d->count < DISK_FILES_MAX);
     for (size_t i = 0; i < now.count; i++) {
         now.files[i].bytes = malloc(now.files[i].size + 1);
         CLAIM(now.files[i].bytes);
@@ -276,9 +314,14 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         forge(disk_find(&now, ".jvdb"), done, count);
         forge_catalog(disk_find(&now, ".catalog"));
     }
+    if (flags & CKPT) {
+        struct disk_file *f = disk_find(&now, ".jvdb");
+        now.files[now.count++] = make_ckpt(f, done, count, flags & FAR);
+        memcpy(f->bytes, disk_find(d, ".jvdb")->bytes, f->size);
+    }
     disk_restore(&now);
     verify();
-    use(!(flags & FORGE), flags & WRITE);
+    use(!(flags & (FORGE | CKPT)), flags & WRITE);
     for (size_t i = 0; i < now.count; i++)
         free(now.files[i].bytes);
     return 0;
@@ -291,6 +334,9 @@ void fuzz_seeds(fuzz_add_fn *add, void *ctx)
     for (unsigned part = 0; part < EXTENT_0 + extent_count; part++) {
         uint8_t seed[] = {WRITE, (uint8_t)part, 16, 0, 7, 1, 2, 3, 4, 5, 6, 7, 8};
         if (part % 2 || part == CATALOG) seed[0] |= FORGE;
+        add(ctx, seed, sizeof seed);
+        if (part != SUPERBLOCKS && part != MANIFEST && part != EXTENT_0) continue;
+        seed[0] = FORGE | CKPT | (part % 2 ? FAR : WRITE);
         add(ctx, seed, sizeof seed);
     }
 }

@@ -1,7 +1,7 @@
 /* smoke.c - a fuzzer as a unit test: its seeds and a few mutants of each, always the same. */
 #include "tests/fuzz/fuzz.h"
 
-enum { MUTANTS = 12, SIZE_MAX_OF_MUTANT = 16 * 1024 };
+enum { MUTANTS = 6, SIZE_MAX_OF_MUTANT = 16 * 1024 };
 
 #pragma weak LLVMFuzzerCustomMutator
 
