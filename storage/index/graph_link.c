@@ -13,6 +13,8 @@ static const float SECOND_PASS = 1.2f, THIRD_PASS = 1.6f;
 
 enum {
     ASIDE_PART = 8,          /* one link in so many is left for the third pass     */
+    UNFOLLOWED_PART = 4,     /* of the candidates: the links of the farthest would
+                              * lead to few that are chosen, and cost an eighth   */
     PRODUCT_EF = 100,        /* of the second walk under dot product ...           */
     PRODUCT_CANDIDATES = 64, /* ... and what is taken of it */
 };
@@ -352,7 +354,7 @@ static void find_by_product(struct graph *g, const struct graph_arena *a, struct
     if (!s) return;
     struct codec_query q = {.code = s->code};
     codec_query_product(&g->codec, &q, graph_cell(g, a, node));
-    graph_walk(g, a, s, &q, node);
+    graph_walk(g, a, s, &q, node, UINT32_MAX);
     uint32_t had = c->count;
     for (uint32_t i = 0; i < s->pool.count && i < PRODUCT_CANDIDATES; i++)
         if (c->count < CANDIDATES_MAX && !has_link(c->nodes, had, s->pool.id[i]))
@@ -369,7 +371,7 @@ static bool find_candidates(struct graph *g, const struct graph_arena *a, struct
 {
     struct codec_query q = {.code = s->code};
     codec_query_from_cell(&g->codec, &q, graph_cell(g, a, node));
-    graph_walk(g, a, s, &q, node);
+    graph_walk(g, a, s, &q, node, s->pool.limit - s->pool.limit / UNFOLLOWED_PART);
     bool more = s->pool.count == s->pool.limit;
     c->count = s->pool.count < CANDIDATES_MAX ? s->pool.count : CANDIDATES_MAX;
     memcpy(c->nodes, s->pool.id, c->count * sizeof *c->nodes);

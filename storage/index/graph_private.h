@@ -135,9 +135,9 @@ void graph_store_links(struct graph_arena *a, struct graph_node *node, uint32_t 
 void graph_score(const struct graph *g, const struct graph_arena *a, const struct codec_query *q,
                  const uint32_t *nodes, uint32_t count, float *out);
 /* From the nearest pivots, and whatever the pool holds already, to the pool->limit nearest nodes.
- */
+ * Links of the nearest `follow` of them are followed; UINT32_MAX: of all. */
 void graph_walk(struct graph *g, const struct graph_arena *a, struct graph_scratch *s,
-                const struct codec_query *q, uint32_t hidden);
+                const struct codec_query *q, uint32_t hidden, uint32_t follow);
 
 /* Candidates for the links of a node, nearest first. */
 struct candidates {

@@ -176,7 +176,7 @@ static uint32_t land(struct graph *g, const struct graph_arena *a, struct graph_
 }
 
 void graph_walk(struct graph *g, const struct graph_arena *a, struct graph_scratch *s,
-                const struct codec_query *q, uint32_t hidden)
+                const struct codec_query *q, uint32_t hidden, uint32_t follow)
 {
     struct pool *pool = &s->pool;
     struct flight flights[2] UNINITIALIZED;
@@ -191,7 +191,7 @@ void graph_walk(struct graph *g, const struct graph_arena *a, struct graph_scrat
         while (next < pool->count && pool->id[next] & POOL_EXPANDED)
             next++;
         struct flight *out = &flights[now], *back = &flights[!now];
-        if (next < pool->count) {
+        if (next < pool->count && next < follow) {
             uint32_t id = pool->id[next];
             pool->id[next] = id | POOL_EXPANDED;
             s->visited_count++;
@@ -354,7 +354,7 @@ enum err_code graph_search(struct graph *g, const struct graph_query *gq, struct
         if (complete) scan_list(g, a, s, &q, gq->loose, gq->loose_count, &s->results);
         report(s, &s->results, found);
     } else {
-        graph_walk(g, a, s, &q, gq->hidden);
+        graph_walk(g, a, s, &q, gq->hidden, UINT32_MAX);
         scan_loose(g, a, s, &q, gq);
         report(s, &s->pool, found);
     }
