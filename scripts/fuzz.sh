@@ -10,6 +10,13 @@ set -eu
 out=$1 seconds=$2 only=${3:-}
 export ASAN_OPTIONS="${ASAN_OPTIONS:-quarantine_size_mb=16}"
 mkdir -p "$out/findings"
+# A fuzzer that ends with a finding leaves its files.
+if [ -z "${TMPDIR:-}" ] && [ -w /dev/shm ]; then TMPDIR=/dev/shm; fi
+TMPDIR=$(mktemp -d "${TMPDIR:-/tmp}/jvdb-fuzz-run-XXXXXX")
+export TMPDIR
+trap 'rm -rf "$TMPDIR"' EXIT
+trap 'exit 130' INT
+trap 'exit 143' TERM
 
 # The last number behind a word of libFuzzer's log.
 last() {

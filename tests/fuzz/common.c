@@ -49,8 +49,9 @@ static void remove_dir(void)
 const char *fuzz_dir(void)
 {
     if (dir_fd >= 0) return dir_path;
-    const char *base = access("/dev/shm", W_OK) == 0 ? "/dev/shm" : getenv("TMPDIR");
-    snprintf(dir_path, sizeof dir_path, "%s/jvdb-fuzz-XXXXXX", base ? base : "/tmp");
+    const char *base = getenv("TMPDIR");
+    if (!base) base = access("/dev/shm", W_OK) == 0 ? "/dev/shm" : "/tmp";
+    snprintf(dir_path, sizeof dir_path, "%s/jvdb-fuzz-XXXXXX", base);
     CLAIM(mkdtemp(dir_path));
     dir_fd = open(dir_path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     CLAIM(dir_fd >= 0);
