@@ -370,8 +370,11 @@ static bool find_candidates(struct graph *g, const struct graph_arena *a, struct
                             struct candidates *c, uint32_t node)
 {
     struct codec_query q = {.code = s->code};
+    /* Short rows are hard enough to find under dot product. */
+    uint32_t unfollowed =
+        g->codec.metric == METRIC_DOT_PRODUCT ? 0 : s->pool.limit / UNFOLLOWED_PART;
     codec_query_from_cell(&g->codec, &q, graph_cell(g, a, node));
-    graph_walk(g, a, s, &q, node, s->pool.limit - s->pool.limit / UNFOLLOWED_PART);
+    graph_walk(g, a, s, &q, node, s->pool.limit - unfollowed);
     bool more = s->pool.count == s->pool.limit;
     c->count = s->pool.count < CANDIDATES_MAX ? s->pool.count : CANDIDATES_MAX;
     memcpy(c->nodes, s->pool.id, c->count * sizeof *c->nodes);
