@@ -93,7 +93,7 @@ struct choice {
     struct candidates *c;
     const struct graph_liveness *alive;
     uint32_t *links;
-    uint32_t count;
+    uint32_t count, limit;
     bool by_product;
 };
 
@@ -127,7 +127,7 @@ static void choose(struct choice *ch, uint32_t which)
     }
     c->state[which] = CHOSEN;
     ch->links[ch->count++] = c->nodes[which];
-    note_chosen(ch, which);
+    if (ch->count < ch->limit) note_chosen(ch, which);
 }
 
 static void choose_spread(struct choice *ch, uint32_t limit, float slack)
@@ -213,7 +213,8 @@ uint32_t graph_choose_links(struct graph *g, const struct graph_arena *a, struct
                             struct candidates *c, uint32_t node, uint32_t limit,
                             const struct graph_liveness *alive, uint32_t *links)
 {
-    struct choice ch = {.g = g, .a = a, .s = s, .c = c, .alive = alive, .links = links};
+    struct choice ch = {
+        .g = g, .a = a, .s = s, .c = c, .alive = alive, .links = links, .limit = limit};
     if (g->codec.metric == METRIC_DOT_PRODUCT) choose_by_product(&ch, node, limit);
     take_chosen(&ch);
     choose_spread(&ch, limit, 1);
